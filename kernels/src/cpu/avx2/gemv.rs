@@ -1,0 +1,119 @@
+//! Rows times one column: native blocks streamed once, four rows at a time so that a core follows four streams.
+//!
+//! Thirty-two weights at a time are unpacked to bytes in their natural order, so the activations are read as they lie.
+
+use std::arch::x86_64::*;
+
+use crate::DType;
+use crate::cpu::kernels::{Gemv, Rows};
+
+pub(super) use floats::dot;
+
+mod blocks256;
+mod blocks32;
+mod floats;
+
+/// Rows in flight.
+const ROWS: usize = 4;
+
+pub(super) fn kernel(dtype: DType) -> Option<Gemv> {
+    use crate::block::*;
+    use crate::cpu::pack::{BF16, F16, F32};
+    Some(match dtype {
+        DType::F32 => Gemv::F32(floats::gemv::<F32>),
+        DType::F16 => Gemv::F32(floats::gemv::<F16>),
+        DType::BF16 => Gemv::F32(floats::gemv::<BF16>),
+        DType::Q4_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ4_0>),
+        DType::Q4_1 => Gemv::Q8x32(blocks32::gemv::<BlockQ4_1>),
+        DType::Q5_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ5_0>),
+        DType::Q5_1 => Gemv::Q8x32(blocks32::gemv::<BlockQ5_1>),
+        DType::Q8_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ8_0>),
+        DType::IQ4_NL => Gemv::Q8x32(blocks32::gemv::<BlockIQ4_NL>),
+        DType::MXFP4 => Gemv::Q8x32(blocks32::gemv::<BlockMXFP4>),
+        DType::Q2_K => Gemv::Q8x256(blocks256::gemv::<BlockQ2_K>),
+        DType::Q3_K => Gemv::Q8x256(blocks256::gemv::<BlockQ3_K>),
+        DType::Q4_K => Gemv::Q8x256(blocks256::gemv::<BlockQ4_K>),
+        DType::Q5_K => Gemv::Q8x256(blocks256::gemv::<BlockQ5_K>),
+        DType::Q6_K => Gemv::Q8x256(blocks256::gemv::<BlockQ6_K>),
+        DType::IQ4_XS => Gemv::Q8x256(blocks256::gemv::<BlockIQ4_XS>),
+        _ => return None,
+    })
+}
+
+/// `ROWS` rows at a time, then one at a time: `$call` does `$R` rows from row `$i` on.
+macro_rules! by_rows {
+    ($rows:expr, |$i:ident, $R:ident| $call:expr) => {{
+        let n = $rows;
+        let mut $i = 0;
+        while $i + ROWS <= n {
+            const $R: usize = ROWS;
+            $call;
+            $i += ROWS;
+        }
+        while $i < n {
+            const $R: usize = 1;
+            $call;
+            $i += 1;
+        }
+    }};
+}
+use by_rows;
+
+/// The first blocks of `R` rows.
+#[inline]
+fn starts<const R: usize>(rows: Rows<'_>, i: usize) -> [*const u8; R] {
+    std::array::from_fn(|r| rows.row(i + r).as_ptr())
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(bytes: &[u8; 32]) -> __m256i {
+    // SAFETY: 32 bytes.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// Bits `shift..` of each byte that are in `mask`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bits(bytes: __m256i, shift: i32, mask: i8) -> __m256i {
+    _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm256_set1_epi8(mask))
+}
+
+/// The nibbles of 16 bytes: the low ones, then the high ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn nibbles16(bytes: &[u8; 16]) -> __m256i {
+    // SAFETY: 16 bytes.
+    let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+    let both = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(bytes), _mm_srli_epi16::<4>(bytes));
+    _mm256_and_si256(both, _mm256_set1_epi8(0x0f))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lookup(table: &[i8; 16], index: __m256i) -> __m256i {
+    // SAFETY: 16 bytes.
+    let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), index)
+}
+
+/// Sums of two products, 16 bits. Signed bytes: `|w| x sign(w) a`, at most 2 x 128 x 127.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pairs<const SIGNED: bool>(q: __m256i, a: __m256i) -> __m256i {
+    if SIGNED { _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(a, q)) } else { _mm256_maddubs_epi16(q, a) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum(f: __m256) -> f32 {
+    let f = _mm_add_ps(_mm256_castps256_ps128(f), _mm256_extractf128_ps::<1>(f));
+    let f = _mm_add_ps(f, _mm_movehl_ps(f, f));
+    _mm_cvtss_f32(_mm_add_ss(f, _mm_movehdup_ps(f)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn half(x: crate::block::F16Bytes) -> f32 {
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(x) as i32)))
+}

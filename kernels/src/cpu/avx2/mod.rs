@@ -1,0 +1,172 @@
+//! AVX2 with FMA and F16C: eight rows to a register, products of bytes in pairs of 16 bits.
+
+mod gemm;
+mod gemv;
+
+use std::arch::x86_64::*;
+
+use super::kernels::Kernels;
+use super::lanes::{Lanes, RowPtrs};
+use crate::DType;
+use crate::acts::{self, Col32Mut, Col256Mut};
+use crate::quantize::decode_row_inline;
+
+pub(crate) static KERNELS: Kernels =
+    Kernels { quantize32, quantize256, decode, dot: gemv::dot, gemv: gemv::kernel, gemm: gemm::kernel };
+
+/// AVX-512 machines use it too: compiled for them, LLVM gathers from the grids and takes twice as long.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    decode_row_inline(dtype, bytes, out);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn quantize32(x: &[f32], out: Col32Mut<'_>) {
+    acts::quantize32(x, out);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn quantize256(x: &[f32], out: Col256Mut<'_>) {
+    acts::quantize256(x, out);
+}
+
+/// Eight lanes.
+pub(super) struct Ymm;
+
+impl Lanes for Ymm {
+    type V = __m256i;
+    type F = __m256;
+    const N: usize = 8;
+
+    #[inline(always)]
+    unsafe fn gather16(rows: &RowPtrs, at: usize) -> [__m256i; 4] {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let load = |i: usize| _mm_loadu_si128(rows.at(i, at).cast());
+            // Register i holds rows i and i + 4; transposed within the halves, lane 4 j + i is row 4 j + i.
+            let four = |i: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(i)), load(i + 4));
+            let (a, b, c, d) = (four(0), four(1), four(2), four(3));
+            let (ab01, ab23) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let (cd01, cd23) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            [
+                _mm256_unpacklo_epi64(ab01, cd01),
+                _mm256_unpackhi_epi64(ab01, cd01),
+                _mm256_unpacklo_epi64(ab23, cd23),
+                _mm256_unpackhi_epi64(ab23, cd23),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gather4(rows: &RowPtrs, at: usize) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let base = rows.base.add(at).cast();
+            let low = _mm256_i64gather_epi32::<1>(base, _mm256_loadu_si256(rows.offsets.as_ptr().cast()));
+            let high = _mm256_i64gather_epi32::<1>(base, _mm256_loadu_si256(rows.offsets.as_ptr().add(4).cast()));
+            _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut u8, v: __m256i) {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_storeu_si256(to.cast(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_floats(to: *mut f32, f: __m256) {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_storeu_ps(to, f) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: u32) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_set1_epi32(x as i32) }
+    }
+
+    #[inline(always)]
+    unsafe fn and(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_and_si256(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_or_si256(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_xor_si256(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn shr(a: __m256i, by: u32) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_srlv_epi32(a, _mm256_set1_epi32(by as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn shl(a: __m256i, by: u32) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_sllv_epi32(a, _mm256_set1_epi32(by as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn sar(a: __m256i, by: u32) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_srav_epi32(a, _mm256_set1_epi32(by as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_int(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub_int(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_sub_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(table: &[u8; 16], index: __m256i) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), index) }
+    }
+
+    #[inline(always)]
+    unsafe fn f16(v: __m256i) -> __m256 {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let low = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
+            let packed = _mm256_permute4x64_epi64::<0x08>(_mm256_packus_epi32(low, low));
+            _mm256_cvtph_ps(_mm256_castsi256_si128(packed))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(v: __m256i) -> __m256 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn as_float(v: __m256i) -> __m256 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_castsi256_ps(v) }
+    }
+
+    /// `vpmaddubsw` saturates, so bytes stay as small as they can be: the offset is subtracted through the sums of the
+    /// activations. Where it is 128, the bytes are signed instead.
+    #[inline(always)]
+    unsafe fn centre(q: __m256i, offset: u8) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { if offset == 128 { _mm256_xor_si256(q, _mm256_set1_epi8(-128)) } else { q } }
+    }
+}

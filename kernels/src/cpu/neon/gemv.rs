@@ -1,0 +1,109 @@
+//! Rows times one column: native blocks streamed once, four rows at a time so that a core follows four streams.
+//!
+//! Thirty-two weights at a time are unpacked to signed bytes in their natural order, so the activations are read as
+//! they lie.
+
+use std::arch::aarch64::*;
+
+use crate::DType;
+use crate::block::F16Bytes;
+use crate::cpu::kernels::{Gemv, Rows};
+use crate::float::neon::Neon;
+use crate::float::simd::Simd;
+
+pub(super) use floats::dot;
+
+mod blocks256;
+mod blocks32;
+mod floats;
+
+/// Rows in flight.
+const ROWS: usize = 4;
+
+pub(super) fn kernel(dtype: DType) -> Option<Gemv> {
+    use crate::block::*;
+    use crate::cpu::pack::{BF16, F16, F32};
+    Some(match dtype {
+        DType::F32 => Gemv::F32(floats::gemv::<F32>),
+        DType::F16 => Gemv::F32(floats::gemv::<F16>),
+        DType::BF16 => Gemv::F32(floats::gemv::<BF16>),
+        DType::Q4_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ4_0>),
+        DType::Q4_1 => Gemv::Q8x32(blocks32::gemv::<BlockQ4_1>),
+        DType::Q5_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ5_0>),
+        DType::Q5_1 => Gemv::Q8x32(blocks32::gemv::<BlockQ5_1>),
+        DType::Q8_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ8_0>),
+        DType::IQ4_NL => Gemv::Q8x32(blocks32::gemv::<BlockIQ4_NL>),
+        DType::MXFP4 => Gemv::Q8x32(blocks32::gemv::<BlockMXFP4>),
+        DType::Q2_K => Gemv::Q8x256(blocks256::gemv::<BlockQ2_K>),
+        DType::Q3_K => Gemv::Q8x256(blocks256::gemv::<BlockQ3_K>),
+        DType::Q4_K => Gemv::Q8x256(blocks256::gemv::<BlockQ4_K>),
+        DType::Q5_K => Gemv::Q8x256(blocks256::gemv::<BlockQ5_K>),
+        DType::Q6_K => Gemv::Q8x256(blocks256::gemv::<BlockQ6_K>),
+        DType::IQ4_XS => Gemv::Q8x256(blocks256::gemv::<BlockIQ4_XS>),
+        _ => return None,
+    })
+}
+
+/// `dots` of each four rows, given where they begin. The last four repeat the last row; what comes of it is dropped.
+#[inline(always)]
+fn by_rows(rows: Rows<'_>, out: &mut [f32], dots: impl Fn([*const u8; ROWS]) -> [f32; ROWS]) {
+    assert_eq!(rows.len(), out.len());
+    for (i, out) in out.chunks_mut(ROWS).enumerate() {
+        let last = out.len() - 1;
+        let four = dots(std::array::from_fn(|r| rows.row(i * ROWS + r.min(last)).as_ptr()));
+        out.copy_from_slice(&four[..=last]);
+    }
+}
+
+/// Thirty-two bytes.
+type Pair = [uint8x16_t; 2];
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load(bytes: &[u8; 32]) -> Pair {
+    // SAFETY: 32 bytes.
+    unsafe { [vld1q_u8(bytes.as_ptr()), vld1q_u8(bytes.as_ptr().add(16))] }
+}
+
+/// Bits `shift..` of each byte that are in `mask`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn bits(bytes: Pair, shift: i8, mask: u8) -> Pair {
+    bytes.map(|bytes| vandq_u8(vshlq_u8(bytes, vdupq_n_s8(-shift)), vdupq_n_u8(mask)))
+}
+
+/// The nibbles of 16 bytes: the low ones, then the high ones.
+#[inline]
+#[target_feature(enable = "neon")]
+fn nibbles16(bytes: &[u8; 16]) -> Pair {
+    // SAFETY: 16 bytes.
+    let bytes = unsafe { vld1q_u8(bytes.as_ptr()) };
+    [vandq_u8(bytes, vdupq_n_u8(0x0f)), vshrq_n_u8::<4>(bytes)]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn or([a0, a1]: Pair, [b0, b1]: Pair) -> Pair {
+    [vorrq_u8(a0, b0), vorrq_u8(a1, b1)]
+}
+
+/// The weights: bytes less the offset.
+#[inline]
+#[target_feature(enable = "neon")]
+fn less(bytes: Pair, offset: u8) -> [int8x16_t; 2] {
+    bytes.map(|bytes| vreinterpretq_s8_u8(vsubq_u8(bytes, vdupq_n_u8(offset))))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn lookup(table: &[i8; 16], index: Pair) -> [int8x16_t; 2] {
+    // SAFETY: 16 bytes.
+    let table = unsafe { vld1q_s8(table.as_ptr()) };
+    index.map(|index| vqtbl1q_s8(table, index))
+}
+
+#[inline(always)]
+fn half(x: F16Bytes) -> f32 {
+    // SAFETY: every aarch64 has NEON.
+    unsafe { vgetq_lane_f32::<0>(Neon::new().splat_f16(u16::from_le_bytes(x))) }
+}

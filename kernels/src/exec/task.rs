@@ -1,0 +1,290 @@
+//! One task: some rows of one matrix times some columns, by the kernel that serves them.
+
+use crate::acts::{ActKind, Acts};
+use crate::buf::Buf;
+use crate::cpu::kernels::{Columns, Gemm, Gemv, Kernels, PANEL_ROWS, Panel, Rows, Span};
+use crate::{Activation, Cpu, DType, Mat, float};
+
+/// From this many columns on, unpacking a panel pays.
+const GEMM_COLUMNS: usize = 2;
+/// Columns of a task at most: bounds the scratch, and keeps the sums of a panel in L2.
+const BLOCK_COLUMNS: usize = 512;
+/// Weights of a row that any instruction set unpacks at a time.
+const MAX_CHUNK: usize = 512;
+/// Rows that are multiplied with one column after the other while they are in L1.
+const ROWS_IN_L1: usize = 4;
+
+/// A product of one matrix, or a gated one of two, with some columns.
+pub(super) struct Part<'a> {
+    pub w: Mat<'a>,
+    pub up: Option<(Mat<'a>, Activation)>,
+    pub columns: Columns<'a>,
+    /// `[columns, rows]`.
+    pub out: *mut f32,
+}
+
+/// Scratch of one thread.
+pub(super) struct Scratch {
+    panel: Panel,
+    sums: Buf<f32>,    // [columns, panel rows]
+    up: Buf<f32>,      // the same
+    decoded: Buf<f32>, // a row, or a chunk of a panel
+    column: Buf<f32>,  // an activation as floats
+}
+
+impl Scratch {
+    pub(super) const fn new() -> Scratch {
+        Scratch { panel: Panel::new(), sums: Buf::new(), up: Buf::new(), decoded: Buf::new(), column: Buf::new() }
+    }
+
+    /// Room for any task of so many columns of length `k`: before the threads begin, since which of them gets a large
+    /// task is chance, and a later step would allocate.
+    pub(super) fn reserve(&mut self, columns: usize, k: usize) {
+        self.sums.at_least(columns * PANEL_ROWS);
+        self.up.at_least(columns * PANEL_ROWS);
+        self.decoded.at_least(k.max(PANEL_ROWS * MAX_CHUNK));
+        self.column.at_least(k);
+        self.panel.reserve(PANEL_ROWS * MAX_CHUNK);
+    }
+}
+
+/// All products of one call.
+pub(super) struct Call<'c, 'a> {
+    pub cpu: Cpu,
+    pub kernels: &'static Kernels,
+    pub threads: usize,
+    pub x: &'a Acts,
+    pub parts: usize,
+    /// Rows and columns of a part: what counting tasks needs, without looking at the matrix.
+    pub size: &'c (dyn Fn(usize) -> (usize, usize) + Sync),
+    pub part: &'c (dyn Fn(usize) -> Part<'a> + Sync),
+}
+
+/// How a part is cut into tasks.
+#[derive(Clone, Copy)]
+struct Cut {
+    rows: usize,
+    columns: usize,
+    row_step: usize,
+    column_step: usize,
+}
+
+impl Cut {
+    fn new(rows: usize, columns: usize, threads: usize) -> Cut {
+        if columns < GEMM_COLUMNS {
+            // Several tasks a thread, so that one that was held up does not keep the others waiting.
+            let row_step = (rows / (threads * 8)).next_multiple_of(8).clamp(8, PANEL_ROWS);
+            return Cut { rows, columns, row_step, column_step: columns.max(1) };
+        }
+        let panels = rows.div_ceil(PANEL_ROWS);
+        let mut column_step = columns.min(BLOCK_COLUMNS);
+        while panels * columns.div_ceil(column_step) < threads * 4 && column_step >= 128 {
+            column_step = column_step.div_ceil(2);
+        }
+        Cut { rows, columns, row_step: PANEL_ROWS, column_step }
+    }
+
+    fn row_tasks(&self) -> usize {
+        self.rows.div_ceil(self.row_step)
+    }
+
+    fn tasks(&self) -> usize {
+        self.row_tasks() * self.columns.div_ceil(self.column_step)
+    }
+}
+
+impl<'a> Call<'_, 'a> {
+    fn cut(&self, part: usize) -> Cut {
+        let (rows, columns) = (self.size)(part);
+        Cut::new(rows, columns, self.threads)
+    }
+
+    /// How many tasks there are, and the columns of the widest.
+    pub(super) fn tasks(&self) -> (usize, usize) {
+        let cuts = (0..self.parts).map(|part| self.cut(part));
+        cuts.fold((0, 0), |(tasks, widest), cut| (tasks + cut.tasks(), widest.max(cut.column_step)))
+    }
+
+    /// # Safety
+    /// The parts have the sizes that `size` says and fit the activations, which have the representations that the
+    /// matrices need; their outputs may be written; no other thread runs the same task; the machine has the
+    /// instructions of the kernels.
+    pub(super) unsafe fn run(&self, mut task: usize, scratch: &mut Scratch) {
+        let mut part = 0;
+        let cut = loop {
+            let cut = self.cut(part);
+            match task.checked_sub(cut.tasks()) {
+                Some(rest) => task = rest,
+                None => break cut,
+            }
+            part += 1;
+        };
+        let part = (self.part)(part);
+        let (row, column) = (task % cut.row_tasks() * cut.row_step, task / cut.row_tasks() * cut.column_step);
+        let (rows, columns) = (cut.row_step.min(cut.rows - row), cut.column_step.min(cut.columns - column));
+        let columns = part.columns.slice(column, columns);
+        let Scratch { sums, up, .. } = scratch;
+        let (mut sums, mut ups) = (std::mem::replace(sums, Buf::new()), std::mem::replace(up, Buf::new()));
+        // Chosen by the part, not by the task, so that the number of threads does not decide which kernel runs.
+        let few = cut.columns < GEMM_COLUMNS;
+        let stride = self.product(few, part.w, row, rows, columns, &mut sums, scratch);
+        if let Some((up, act)) = part.up {
+            let up_stride = self.product(few, up, row, rows, columns, &mut ups, scratch);
+            for j in 0..columns.len() {
+                let (gate, up) = (&mut sums[j * stride..][..rows], &ups[j * up_stride..][..rows]);
+                float::gate(self.cpu, act, gate, up);
+            }
+        }
+        for j in 0..columns.len() {
+            // SAFETY: rows `row..row + rows` of column `column + j` of an output of `[columns, rows]`; nobody else
+            // has this task, so nobody else writes or reads them.
+            unsafe {
+                let out = part.out.add((column + j) * cut.rows + row);
+                out.copy_from_nonoverlapping(sums[j * stride..][..rows].as_ptr(), rows);
+            }
+        }
+        (scratch.sums, scratch.up) = (sums, ups);
+    }
+
+    /// Products of some rows with the columns: `sums[j * stride + i]` is row `i` times column `j`. Returns the stride.
+    #[allow(clippy::too_many_arguments, reason = "what to compute, and where to")]
+    fn product(
+        &self,
+        few: bool,
+        w: Mat<'a>,
+        row: usize,
+        rows: usize,
+        columns: Columns<'_>,
+        sums: &mut Buf<f32>,
+        scratch: &mut Scratch,
+    ) -> usize {
+        let (dtype, k) = (w.dtype(), w.cols());
+        if k == 0 {
+            sums.at_least(columns.len() * rows).fill(0.0);
+            return rows;
+        }
+        let gemv = (self.kernels.gemv)(dtype).filter(|_| few);
+        let gemm = (self.kernels.gemm)(dtype);
+        let floats = (self.kernels.gemm)(DType::F32).filter(|_| !few && ActKind::of(dtype) == ActKind::F32);
+        let w = Rows::new(w.data(), w.row_bytes()).slice(row, rows);
+        match (gemv, gemm, floats) {
+            (Some(gemv), _, _) => self.few(gemv, w, columns, sums),
+            (None, Some(gemm), _) => self.many(gemm, w, k, columns, sums, &mut scratch.panel),
+            (None, None, Some(floats)) => self.many_decoded(floats, dtype, w, k, columns, sums, scratch),
+            (None, None, None) => self.decoded(dtype, w, k, columns, sums, scratch),
+        }
+    }
+
+    fn few(&self, gemv: Gemv, w: Rows<'_>, columns: Columns<'_>, sums: &mut Buf<f32>) -> usize {
+        let rows = w.len();
+        let sums = sums.at_least(columns.len() * rows);
+        let step = if columns.len() == 1 { rows } else { ROWS_IN_L1 };
+        for row in (0..rows).step_by(step) {
+            let w = w.slice(row, step.min(rows - row));
+            for j in 0..columns.len() {
+                let (i, out) = (columns.at(j), &mut sums[j * rows + row..][..w.len()]);
+                // SAFETY: the instructions exist; rows and column have the same length.
+                unsafe {
+                    match gemv {
+                        Gemv::F32(f) => f(w, self.x.col_f32(i), out),
+                        Gemv::Q8x32(f) => f(w, self.x.col32(i), out),
+                        Gemv::Q8x256(f) => f(w, self.x.col256(i), out),
+                    }
+                }
+            }
+        }
+        rows
+    }
+
+    fn many(
+        &self,
+        gemm: Gemm,
+        w: Rows<'_>,
+        k: usize,
+        columns: Columns<'_>,
+        sums: &mut Buf<f32>,
+        panel: &mut Panel,
+    ) -> usize {
+        let sums = sums.at_least(columns.len() * PANEL_ROWS);
+        for row in (0..w.len()).step_by(gemm.rows) {
+            let rows = gemm.rows.min(w.len() - row);
+            for at in (0..k).step_by(gemm.chunk) {
+                let span = Span { rows, k: at, len: gemm.chunk.min(k - at) };
+                // SAFETY: the instructions exist; the span lies within the rows, and rows and columns are of one
+                // length.
+                unsafe {
+                    (gemm.pack)(w.slice(row, rows), span, panel);
+                    (gemm.tile)(panel, span, self.x, columns, &mut sums[row..]);
+                }
+            }
+        }
+        PANEL_ROWS
+    }
+
+    /// Unpacks a panel through the decoder of the type.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one product")]
+    fn many_decoded(
+        &self,
+        gemm: Gemm,
+        dtype: DType,
+        w: Rows<'_>,
+        k: usize,
+        columns: Columns<'_>,
+        sums: &mut Buf<f32>,
+        scratch: &mut Scratch,
+    ) -> usize {
+        let sums = sums.at_least(columns.len() * PANEL_ROWS);
+        let chunk = gemm.chunk.next_multiple_of(dtype.block_elems());
+        let bytes = |k: usize| k / dtype.block_elems() * dtype.block_bytes();
+        for row in (0..w.len()).step_by(gemm.rows) {
+            let rows = gemm.rows.min(w.len() - row);
+            for at in (0..k).step_by(chunk) {
+                let len = chunk.min(k - at);
+                let decoded = scratch.decoded.at_least(rows * len);
+                for (i, out) in decoded.chunks_exact_mut(len).enumerate() {
+                    // SAFETY: the instructions exist.
+                    unsafe { (self.kernels.decode)(dtype, &w.row(row + i)[bytes(at)..bytes(at + len)], out) };
+                }
+                // SAFETY: floats are bytes.
+                let data = unsafe { std::slice::from_raw_parts(decoded.as_ptr().cast::<u8>(), rows * len * 4) };
+                let floats = Rows::new(data, len * 4);
+                // SAFETY: the instructions exist; the panel is packed from a row of its own, used at `at`.
+                unsafe {
+                    (gemm.pack)(floats, Span { rows, k: 0, len }, &mut scratch.panel);
+                    (gemm.tile)(&scratch.panel, Span { rows, k: at, len }, self.x, columns, &mut sums[row..]);
+                }
+            }
+        }
+        PANEL_ROWS
+    }
+
+    /// Decodes each row once, and multiplies it in floats.
+    fn decoded(
+        &self,
+        dtype: DType,
+        w: Rows<'_>,
+        k: usize,
+        columns: Columns<'_>,
+        sums: &mut Buf<f32>,
+        scratch: &mut Scratch,
+    ) -> usize {
+        let rows = w.len();
+        let sums = sums.at_least(columns.len() * rows);
+        let (row, column) = (scratch.decoded.at_least(k), scratch.column.at_least(k));
+        for i in 0..rows {
+            // SAFETY: the instructions exist.
+            unsafe { (self.kernels.decode)(dtype, w.row(i), row) };
+            for j in 0..columns.len() {
+                let x = if ActKind::of(dtype) == ActKind::F32 {
+                    self.x.col_f32(columns.at(j))
+                } else {
+                    self.x.dequantized(dtype, columns.at(j), column);
+                    &*column
+                };
+                // SAFETY: the instructions exist.
+                sums[j * rows + i] = unsafe { (self.kernels.dot)(row, x) };
+            }
+        }
+        rows
+    }
+}

@@ -1,0 +1,1 @@
+//! Ostro: a local runner for large language models in GGUF files.
