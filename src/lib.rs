@@ -1,1 +1,5 @@
 //! Ostro: a local runner for large language models in GGUF files.
+
+#![deny(unsafe_code)]
+
+pub mod gguf;
