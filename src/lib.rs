@@ -2,5 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod engine;
 pub mod gguf;
+pub mod model;
 pub mod tokenizer;

@@ -1,0 +1,88 @@
+//! The buffers of a step, reserved once for the largest batch: after the first step nothing is allocated.
+
+use super::batch::Run;
+use super::moe::Routing;
+use crate::model::{Ffn, Mixer, ModelSpec};
+use ostro_kernels::{Acts, AttendScratch};
+
+#[derive(Default)]
+pub(super) struct Buffers {
+    /// Residual stream, `[n, dim]`.
+    pub x: Vec<f32>,
+    /// Normalized input of a part, then its output, `[n, dim]`.
+    pub h: Vec<f32>,
+    /// Queries after rotation, `[n, n_heads, head_dim]`.
+    pub q: Vec<f32>,
+    /// Keys after rotation, `[n, n_kv_heads, head_dim]`.
+    pub k: Vec<f32>,
+    /// Values, `[n, n_kv_heads, v_dim]`.
+    pub v: Vec<f32>,
+    /// What attention gives, `[n, n_heads, v_dim]`.
+    pub att: Vec<f32>,
+    /// Inner activations, `[n or pairs, hidden]`.
+    pub hidden: Vec<f32>,
+    /// Router logits, `[n, n_experts]`.
+    pub router: Vec<f32>,
+    /// What each chosen expert gives, `[pairs, dim]`.
+    pub pairs: Vec<f32>,
+    /// Cosines and sines of each rotary embedding, `[n, pairs]` each.
+    pub rope: Vec<(Vec<f32>, Vec<f32>)>,
+    /// Which token goes to which expert.
+    pub routing: Routing,
+    /// Quantized inputs: of the part at hand, and of the second matrix of a feed-forward network.
+    pub acts: Acts,
+    pub inner: Acts,
+    /// Logits of the tokens that want them, `[n_out, n_vocab]`; grows to the most that were ever wanted at once.
+    pub logits: Vec<f32>,
+    /// The batch, by sequences.
+    pub runs: Vec<Run>,
+    /// Indices of the tokens that want logits.
+    pub wanted: Vec<usize>,
+    pub attend: AttendScratch,
+}
+
+impl Buffers {
+    pub fn new(spec: &ModelSpec, n: usize) -> Buffers {
+        let (mut q, mut k, mut v, mut att, mut hidden, mut router, mut pairs, mut inner) = (0, 0, 0, 0, 0, 0, 0, 0);
+        let mut routing = Routing::default();
+        for layer in &spec.layers {
+            match &layer.mixer {
+                Mixer::Gqa(a) => {
+                    q = q.max(n * a.n_heads * a.head_dim);
+                    k = k.max(n * a.n_kv_heads * a.head_dim);
+                    v = v.max(n * a.n_kv_heads * a.v_dim);
+                    att = att.max(n * a.n_heads * a.v_dim);
+                }
+            }
+            match &layer.ffn {
+                Ffn::Gated(f) => {
+                    hidden = hidden.max(n * f.hidden);
+                    inner = inner.max(n);
+                }
+                Ffn::Moe(m) => {
+                    hidden = hidden.max(n * m.n_active * m.hidden);
+                    router = router.max(n * m.n_experts);
+                    pairs = pairs.max(n * m.n_active * spec.dim);
+                    inner = inner.max(n * m.n_active);
+                    routing.reserve(n, m.n_experts, m.n_active);
+                }
+            }
+        }
+        Buffers {
+            x: vec![0.0; n * spec.dim],
+            h: vec![0.0; n * spec.dim],
+            q: vec![0.0; q],
+            k: vec![0.0; k],
+            v: vec![0.0; v],
+            att: vec![0.0; att],
+            hidden: vec![0.0; hidden],
+            router: vec![0.0; router],
+            pairs: vec![0.0; pairs],
+            rope: spec.ropes.iter().map(|r| (vec![0.0; n * r.dim / 2], vec![0.0; n * r.dim / 2])).collect(),
+            routing,
+            runs: Vec::with_capacity(n),
+            wanted: Vec::with_capacity(n),
+            ..Buffers::default()
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The forward pass and what it needs: weights in the map, KV cache, buffers, a batch of tokens.
+//!
+//! The only place that runs tensors. It follows a [`ModelSpec`](crate::model::ModelSpec) and knows no architecture by
+//! name. Conversations are [`Session`]s; a batch may mix tokens of several sequences.
+
+mod batch;
+mod buffers;
+mod forward;
+mod kv;
+mod moe;
+mod session;
+mod weights;
+
+pub use batch::{BatchToken, SeqId};
+pub use kv::KvTypes;
+pub use session::Session;
+pub use weights::Model;
+
+use crate::model;
+use buffers::Buffers;
+use kv::KvCache;
+use ostro_kernels::{Cpu, Exec};
+
+/// How an [`Engine`] is set up.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Positions of a sequence that the cache can hold.
+    pub n_ctx: usize,
+    /// Tokens computed at once.
+    pub n_ubatch: usize,
+    /// Sequences that can be held at once.
+    pub n_seqs: usize,
+    /// Threads, the caller's among them.
+    pub threads: usize,
+    /// Types of the cache.
+    pub kv: KvTypes,
+    /// The instruction set.
+    pub cpu: Cpu,
+}
+
+/// Why a step could not be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file's header does not describe a model that can be run.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+
+    /// The sequence would outgrow the cache.
+    #[error("context: {needed} positions needed, {n_ctx} available; give a larger --ctx-size or a shorter prompt")]
+    ContextFull {
+        /// Positions that the batch needs.
+        needed: usize,
+        /// Positions that the cache has.
+        n_ctx: usize,
+    },
+
+    /// A token that the model has no embedding for.
+    #[error("token {token}: found in the input, the model has tokens 0 to {}", n_vocab - 1)]
+    Token {
+        /// The token.
+        token: u32,
+        /// Tokens of the model.
+        n_vocab: usize,
+    },
+
+    /// A batch that does not continue its sequences, or names one that does not exist.
+    #[error("batch: token {index}: {what}")]
+    Batch {
+        /// Index in the batch.
+        index: usize,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// A model ready to compute: weights in the map, threads waiting, cache and buffers in place.
+pub struct Engine<'m> {
+    model: &'m Model<'m>,
+    exec: Exec,
+    kv: KvCache,
+    buffers: Buffers,
+    n_ubatch: usize,
+}
+
+impl<'m> Engine<'m> {
+    /// An engine for `model`. Cache and buffers are reserved here; their pages are touched as they are used.
+    pub fn new(model: &'m Model<'m>, options: &EngineOptions) -> Engine<'m> {
+        let n_ubatch = options.n_ubatch.clamp(1, options.n_ctx.max(1));
+        Engine {
+            model,
+            exec: Exec::new(options.cpu, options.threads),
+            kv: KvCache::new(&model.spec, options.n_seqs, options.n_ctx, options.kv),
+            buffers: Buffers::new(&model.spec, n_ubatch),
+            n_ubatch,
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model<'m> {
+        self.model
+    }
+
+    /// Positions of a sequence that the cache can hold.
+    pub fn n_ctx(&self) -> usize {
+        self.kv.n_ctx()
+    }
+
+    /// Tokens that one [`Engine::forward`] takes.
+    pub fn n_ubatch(&self) -> usize {
+        self.n_ubatch
+    }
+
+    /// Positions that a sequence holds.
+    pub fn seq_len(&self, seq: SeqId) -> usize {
+        self.kv.len(seq)
+    }
+
+    /// Forgets the positions of a sequence from `len` on.
+    pub fn truncate(&mut self, seq: SeqId, len: usize) {
+        self.kv.truncate(seq, len);
+    }
+
+    /// Bytes of the KV cache when full.
+    pub fn kv_bytes(&self) -> usize {
+        self.kv.bytes()
+    }
+}

@@ -1,0 +1,119 @@
+//! The router's choice: which experts each token goes to, with what weight, and the tokens grouped by expert.
+
+use crate::model::{Moe, Router};
+use ostro_kernels::{Cpu, float};
+
+/// Pairs of (token, expert) of a batch, sorted by expert, then by token.
+#[derive(Default)]
+pub(super) struct Routing {
+    /// Pairs of expert `e` are `offsets[e]..offsets[e + 1]`; `[n_experts + 1]`.
+    pub offsets: Vec<usize>,
+    /// The token of each pair, `[pairs]`.
+    pub token: Vec<u32>,
+    /// The pair of each choice, in the order of the choices, `[n, n_active]`.
+    pub pair: Vec<u32>,
+    /// The weight of each choice, `[n, n_active]`.
+    pub weight: Vec<f32>,
+    /// `0, 1, 2, ...`: each pair reads its own row.
+    pub own: Vec<u32>,
+    /// The expert of each choice, `[n, n_active]`.
+    chosen: Vec<u32>,
+    /// Where the next pair of each expert goes.
+    next: Vec<usize>,
+}
+
+impl Routing {
+    /// Room for `n` tokens, so that a step allocates nothing.
+    pub fn reserve(&mut self, n: usize, n_experts: usize, n_active: usize) {
+        let pairs = n * n_active;
+        self.offsets.reserve(n_experts + 1);
+        self.next.reserve(n_experts);
+        self.token.reserve(pairs);
+        self.pair.reserve(pairs);
+        self.weight.reserve(pairs);
+        self.chosen.reserve(pairs);
+        if self.own.len() < pairs {
+            self.own = (0..pairs as u32).collect();
+        }
+    }
+
+    /// Chooses from router logits `[n, n_experts]`. Of equal scores the lower index is taken.
+    pub fn choose(&mut self, cpu: Cpu, logits: &mut [f32], n: usize, moe: &Moe) {
+        self.chosen.clear();
+        self.weight.clear();
+        for scores in logits.chunks_exact_mut(moe.n_experts).take(n) {
+            match moe.router {
+                Router::Softmax => float::softmax(cpu, scores),
+            }
+            let first = self.weight.len();
+            for _ in 0..moe.n_active {
+                let best = (0..moe.n_experts).fold(0, |best, e| if scores[e] > scores[best] { e } else { best });
+                self.chosen.push(best as u32);
+                self.weight.push(scores[best]);
+                scores[best] = f32::NEG_INFINITY;
+            }
+            let chosen = &mut self.weight[first..];
+            if moe.renormalize {
+                // llama.cpp's floor, the smallest normal f16, keeps a vanished sum from dividing.
+                let sum = chosen.iter().sum::<f32>().max(6.103_515_6e-5);
+                chosen.iter_mut().for_each(|w| *w /= sum);
+            }
+            chosen.iter_mut().for_each(|w| *w *= moe.scale);
+        }
+        self.group(n, moe);
+    }
+
+    /// Sorts the choices by expert, keeping the order of the tokens.
+    fn group(&mut self, n: usize, moe: &Moe) {
+        self.offsets.clear();
+        self.offsets.resize(moe.n_experts + 1, 0);
+        for &e in &self.chosen {
+            self.offsets[e as usize + 1] += 1;
+        }
+        for e in 0..moe.n_experts {
+            self.offsets[e + 1] += self.offsets[e];
+        }
+        self.next.clear();
+        self.next.extend_from_slice(&self.offsets[..moe.n_experts]);
+        self.token.clear();
+        self.token.resize(n * moe.n_active, 0);
+        self.pair.clear();
+        for (choice, &e) in self.chosen.iter().enumerate() {
+            let place = &mut self.next[e as usize];
+            self.token[*place] = (choice / moe.n_active) as u32;
+            self.pair.push(*place as u32);
+            *place += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Activation;
+
+    #[test]
+    fn choices_are_the_best_and_grouped() {
+        let moe = Moe {
+            n_experts: 4,
+            n_active: 2,
+            hidden: 1,
+            act: Activation::Silu,
+            router: Router::Softmax,
+            renormalize: true,
+            scale: 1.0,
+        };
+        let ln = f32::ln;
+        // Token 0 wants experts 3 (weight 3/4) and 1 (1/4), token 1 has a tie: 0 and 1 are taken, in this order.
+        let mut logits = [ln(0.1), ln(0.2), ln(0.1), ln(0.6), ln(0.25), ln(0.25), ln(0.25), ln(0.25)];
+        let mut routing = Routing::default();
+        routing.reserve(2, 4, 2);
+        routing.choose(Cpu::detect(), &mut logits, 2, &moe);
+        assert_eq!(routing.offsets, [0, 1, 3, 3, 4]);
+        assert_eq!(routing.token, [1, 0, 1, 0]);
+        assert_eq!(routing.pair, [3, 1, 0, 2]);
+        for (found, wanted) in routing.weight.iter().zip([0.75, 0.25, 0.5, 0.5]) {
+            assert!((found - wanted).abs() < 1e-6, "{:?}", routing.weight);
+        }
+    }
+}

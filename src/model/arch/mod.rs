@@ -1,0 +1,181 @@
+//! The architectures: each file maps metadata to a [`ModelSpec`]. To add one: a file, and a line in [`ARCHS`].
+
+mod gemma3;
+mod llama;
+
+use super::{Error, Header, ModelSpec, RopeScaling};
+use crate::gguf::{Gguf, Value};
+
+/// An architecture by the name that `general.architecture` gives it.
+type Read = fn(&Header) -> Result<ModelSpec, Error>;
+
+const ARCHS: &[(&str, Read)] = &[("gemma3", gemma3::spec), ("llama", llama::spec)];
+
+/// Sizes above this are not those of a model; products of three of them fit in 64 bits.
+const MAX_SIZE: usize = 1 << 20;
+const MAX_LAYERS: usize = 1 << 12;
+
+/// The architectures that can be run, by their names in `general.architecture`.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    ARCHS.iter().map(|(name, _)| *name)
+}
+
+impl ModelSpec {
+    /// Reads the spec from a header. Beside it: keys of the architecture that are not understood, for a warning.
+    ///
+    /// # Errors
+    /// An unknown architecture, and keys that are missing or hold what cannot be computed.
+    pub fn from_gguf(gguf: &Gguf) -> Result<(ModelSpec, Vec<String>), Error> {
+        let arch = gguf.metadata().require_str("general.architecture")?;
+        let Some((_, read)) = ARCHS.iter().find(|(name, _)| *name == arch) else {
+            let supported: Vec<_> = architectures().collect();
+            return Err(Error::UnknownArchitecture {
+                file: gguf.path().display().to_string(),
+                found: arch.to_owned(),
+                supported: supported.join(", "),
+            });
+        };
+        let header = Header::new(gguf, arch);
+        let spec = read(&header)?;
+        // Said twice by the file (the vocabulary), or of no effect on results.
+        for key in ["vocab_size", "context_length", "tensor_data_layout", "rope.scaling.finetuned"] {
+            header.key(key);
+        }
+        Ok((spec, header.unasked()))
+    }
+}
+
+/// The keys that every architecture has, read one way.
+struct Common {
+    name: String,
+    n_layers: usize,
+    dim: usize,
+    context: usize,
+    n_vocab: usize,
+    eps: f32,
+    n_heads: Vec<usize>,
+    n_kv_heads: Vec<usize>,
+    hidden: Vec<usize>,
+    head_dim: usize,
+    v_dim: usize,
+}
+
+impl Common {
+    fn read(h: &Header) -> Result<Common, Error> {
+        let n_layers = h.size("block_count", MAX_LAYERS)?;
+        let dim = h.size("embedding_length", MAX_SIZE)?;
+        let n_heads = h
+            .per_layer("attention.head_count", n_layers, MAX_SIZE)?
+            .ok_or_else(|| h.bad("attention.head_count", "nothing", "the number of heads"))?;
+        let n_kv_heads = h.per_layer("attention.head_count_kv", n_layers, MAX_SIZE)?.unwrap_or_else(|| n_heads.clone());
+        for (&q, &kv) in n_heads.iter().zip(&n_kv_heads) {
+            if q % kv != 0 {
+                return Err(h.bad("attention.head_count_kv", kv, format!("a divisor of the {q} query heads")));
+            }
+        }
+        let head_dim = match h.opt_usize("attention.key_length")? {
+            Some(_) => h.size("attention.key_length", MAX_SIZE)?,
+            None if dim % n_heads[0] == 0 => dim / n_heads[0],
+            None => return Err(h.bad("attention.head_count", n_heads[0], format!("a divisor of the width {dim}"))),
+        };
+        let v_dim = match h.opt_usize("attention.value_length")? {
+            Some(_) => h.size("attention.value_length", MAX_SIZE)?,
+            None => head_dim,
+        };
+        let hidden = h
+            .per_layer("feed_forward_length", n_layers, MAX_SIZE)?
+            .ok_or_else(|| h.bad("feed_forward_length", "nothing", "the inner width"))?;
+        let eps = h
+            .opt_f32("attention.layer_norm_rms_epsilon")?
+            .ok_or_else(|| h.bad("attention.layer_norm_rms_epsilon", "nothing", "a small number such as 1e-5"))?;
+        Ok(Common {
+            name: match h.metadata().str("general.name")? {
+                Some(name) => name.to_owned(),
+                None => h.file(),
+            },
+            n_layers,
+            dim,
+            context: h.size("context_length", u32::MAX as usize)?,
+            n_vocab: n_vocab(h)?,
+            eps,
+            n_heads,
+            n_kv_heads,
+            hidden,
+            head_dim,
+            v_dim,
+        })
+    }
+}
+
+/// The rows of the embedding, which must be as many as the tokenizer has tokens.
+fn n_vocab(h: &Header) -> Result<usize, Error> {
+    let rows = match h.dims("token_embd.weight") {
+        Some(dims) if dims.len() == 2 => dims[1] as usize,
+        Some(dims) => {
+            return Err(Error::Shape {
+                file: h.file(),
+                name: "token_embd.weight".into(),
+                found: format!("{dims:?}"),
+                expected: "two dimensions, width and vocabulary".into(),
+            });
+        }
+        None => {
+            return Err(Error::MissingTensor {
+                file: h.file(),
+                name: "token_embd.weight".into(),
+                expected: "[width, vocabulary]".into(),
+            });
+        }
+    };
+    if let Some(tokens) = h.metadata().get("tokenizer.ggml.tokens").and_then(Value::array_len)
+        && tokens != rows
+    {
+        return Err(Error::Value {
+            file: h.file(),
+            key: "tokenizer.ggml.tokens".into(),
+            found: format!("{tokens} tokens"),
+            expected: format!("{rows}, the rows of token_embd.weight"),
+        });
+    }
+    Ok(rows)
+}
+
+/// `rope.scaling.*`, in today's keys and the one of 2023.
+fn rope_scaling(h: &Header, context: usize) -> Result<RopeScaling, Error> {
+    let old = h.opt_f32("rope.scale_linear")?;
+    let factor = h.opt_f32("rope.scaling.factor")?.or(old);
+    let kind = h.opt_str("rope.scaling.type")?;
+    let positive = |factor: Option<f32>| match factor {
+        Some(f) if f > 0.0 => Ok(f),
+        f => Err(h.bad("rope.scaling.factor", f.map_or("nothing".into(), |f| f.to_string()), "a number above 0")),
+    };
+    match kind {
+        None if factor.is_none() => Ok(RopeScaling::None),
+        Some("none") => Ok(RopeScaling::None),
+        None | Some("linear") => Ok(RopeScaling::Linear(positive(factor)?)),
+        Some("yarn") => Ok(RopeScaling::Yarn {
+            factor: positive(factor)?,
+            original: h.opt_usize("rope.scaling.original_context_length")?.unwrap_or(context).max(1),
+            beta_fast: h.opt_f32("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+            beta_slow: h.opt_f32("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            attn_factor: h.opt_f32("rope.scaling.attn_factor")?.unwrap_or(1.0),
+        }),
+        Some(other) => Err(h.bad("rope.scaling.type", other, "none, linear or yarn")),
+    }
+}
+
+/// `rope.freq_base`: powers of it are divided by, so it is above 0.
+fn rope_base(h: &Header, suffix: &str, default: f32) -> Result<f32, Error> {
+    match h.opt_f32(suffix)? {
+        Some(base) if base <= 0.0 => Err(h.bad(suffix, base, "a number above 0")),
+        base => Ok(base.unwrap_or(default)),
+    }
+}
+
+/// `rope.dimension_count`: how much of a head is rotated; all of it where nothing is said.
+fn rope_dim(h: &Header, head_dim: usize) -> Result<usize, Error> {
+    match h.opt_usize("rope.dimension_count")?.unwrap_or(head_dim) {
+        n if n <= head_dim && n % 2 == 0 && n > 0 => Ok(n),
+        n => Err(h.bad("rope.dimension_count", n, format!("an even number up to the head's width {head_dim}"))),
+    }
+}

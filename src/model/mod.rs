@@ -1,0 +1,22 @@
+//! What a model is: plain data read from a file's header. No arithmetic on tensor data, no file is opened here.
+//!
+//! [`ModelSpec`] says what the forward pass does, [`Manifest`] which tensors it does it with.
+//! An architecture is one file of `arch/` that fills a spec; nothing above this module knows one by name.
+
+mod account;
+mod arch;
+mod error;
+mod header;
+mod manifest;
+pub mod rope;
+mod spec;
+
+pub use account::Account;
+pub use arch::architectures;
+pub use error::Error;
+pub use header::Header;
+pub use manifest::{Binding, Manifest, Part, Role, Slot, Source};
+pub use spec::{
+    Activation, Ffn, Gated, Gqa, Layer, Mixer, ModelSpec, Moe, Norm, NormKind, Pairs, Residual, RopeScaling, RopeSpec,
+    Router,
+};
