@@ -2,7 +2,9 @@
 
 #![deny(unsafe_code)]
 
+pub mod chat;
 pub mod engine;
 pub mod gguf;
 pub mod model;
+pub mod sample;
 pub mod tokenizer;
