@@ -6,5 +6,6 @@ pub mod chat;
 pub mod engine;
 pub mod gguf;
 pub mod model;
+pub mod registry;
 pub mod sample;
 pub mod tokenizer;
