@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod chat;
+pub mod commands;
 pub mod engine;
 pub mod gguf;
 pub mod model;

@@ -1,3 +1,5 @@
 //! The `ostro` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    ostro::commands::main()
+}

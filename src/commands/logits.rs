@@ -1,0 +1,119 @@
+//! `ostro logits`: the logits of every position, to compare with other programs.
+
+use super::model_args::ModelArgs;
+use super::{catch_interrupts, interrupted, resolve, tell_notes};
+use crate::engine::{Engine, Model, SeqId, Session};
+use crate::tokenizer::{Encode, Tokenizer};
+use anyhow::{Context, bail};
+use clap::Args;
+use npyz::WriterBuilder;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Flags of `ostro logits`.
+#[derive(Args, Debug)]
+pub struct LogitsArgs {
+    /// A GGUF file, the first part of a split set, or an alias of the catalogue
+    model: String,
+
+    /// Token ids, with commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
+    tokens: Vec<u32>,
+
+    /// A text instead of token ids
+    #[arg(short = 'p', long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+
+    /// Where to write: float32, shape [tokens, vocabulary]
+    #[arg(short = 'o', long, value_name = "OUT.npy")]
+    output: PathBuf,
+
+    #[command(flatten)]
+    computing: ModelArgs,
+}
+
+/// Writes the logits of every position.
+///
+/// # Errors
+/// No tokens, a file that cannot be run, a context that is too short, a file that cannot be written.
+pub fn run(args: &LogitsArgs) -> anyhow::Result<()> {
+    let resolved = resolve::model(Some(&args.model))?;
+    let gguf = args.computing.open(&resolved.path)?;
+    let model = Model::load(&gguf)?;
+    tell_notes(model.warnings.iter());
+    let tokens = match &args.prompt {
+        None => args.tokens.clone(),
+        Some(text) => {
+            let tokenizer = Tokenizer::from_metadata(gguf.metadata())?;
+            tell_notes(tokenizer.notes().iter());
+            tokenizer.encode(text, Encode { bos: true, special: true })
+        }
+    };
+    if tokens.is_empty() {
+        bail!("tokens: found none, expected at least one; give --tokens 1,2,3 or -p TEXT");
+    }
+    let n_vocab = model.spec.n_vocab;
+    if let Some(token) = tokens.iter().find(|&&t| t as usize >= n_vocab) {
+        bail!(
+            "--tokens: found {token}, expected 0 to {}, the tokens of {}; see `ostro tokenize`",
+            n_vocab - 1,
+            gguf.path().display()
+        );
+    }
+    let options = args.computing.engine_options(&model, tokens.len(), None)?;
+    let mut engine = Engine::new(&model, &options);
+    let mut session = Session::new(&mut engine, SeqId(0));
+    catch_interrupts()?;
+    let unwritten = || format!("{}: cannot be written", args.output.display());
+    write_whole(&args.output, |file| {
+        let mut npy = npyz::WriteOptions::new()
+            .default_dtype()
+            .shape(&[tokens.len() as u64, n_vocab as u64])
+            .writer(file)
+            .begin_nd()
+            .with_context(unwritten)?;
+        session.feed_all(&tokens, |rows| -> anyhow::Result<()> {
+            if interrupted() {
+                bail!("interrupted");
+            }
+            npy.extend(rows.iter().copied()).with_context(unwritten)
+        })?;
+        npy.finish().with_context(unwritten)
+    })
+}
+
+/// Writes a file under a temporary name and gives it its own when it is whole and on the disk. What is there and is no
+/// plain file (a device, a pipe) is written to as it is.
+fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&std::fs::File>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let unwritten = || format!("{}: cannot be written", path.display());
+    if path.is_symlink()
+        && let Ok(target) = std::fs::canonicalize(path)
+    {
+        // The link keeps pointing where it did.
+        return write_whole(&target, write);
+    }
+    let finish = |file: &std::fs::File| {
+        let mut buffered = BufWriter::new(file);
+        write(&mut buffered)?;
+        buffered.flush().with_context(unwritten)
+    };
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return finish(&std::fs::OpenOptions::new().write(true).open(path).with_context(unwritten)?);
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        bail!("{}: found no folder {}, expected one; create it first", path.display(), folder.display());
+    }
+    let mut new = tempfile::Builder::new();
+    // What the user's umask leaves of these, as of any file; a temporary one is private otherwise.
+    #[cfg(unix)]
+    new.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let temp = new.tempfile_in(folder).with_context(unwritten)?;
+    finish(temp.as_file())?;
+    temp.as_file().sync_all().with_context(unwritten)?;
+    temp.persist(path).map_err(|e| e.error).with_context(unwritten)?;
+    Ok(())
+}

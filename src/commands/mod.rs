@@ -1,0 +1,141 @@
+//! The command line: flags, one file a subcommand, and everything that is printed.
+//!
+//! Standard output carries the model's text or the data that was asked for; all else goes to standard error. Only
+//! here is the environment read.
+
+pub mod inspect;
+pub mod list;
+pub mod logits;
+pub mod progress;
+pub mod pull;
+pub mod resolve;
+pub mod rm;
+pub mod run;
+pub mod tokenize;
+
+mod inspect_model;
+mod model_args;
+mod sample_args;
+mod spelling;
+
+use anyhow::Context;
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A local runner for large language models in GGUF files.
+#[derive(Parser)]
+#[command(name = "ostro", version, disable_help_subcommand = false, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer one prompt
+    Run(Box<run::RunArgs>),
+    /// Fetch a model of the catalogue
+    Pull(pull::PullArgs),
+    /// Show the catalogue and what is cached
+    List(list::ListArgs),
+    /// Remove a cached model
+    Rm(rm::RmArgs),
+    /// Show what a GGUF file holds
+    Inspect(inspect::InspectArgs),
+    /// Text to token ids, or back
+    Tokenize(tokenize::TokenizeArgs),
+    /// Write the logits of every position to a .npy file
+    Logits(logits::LogitsArgs),
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(spelling::today(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Usage goes to stderr with code 2, --help and --version to stdout with 0; a closed pipe is no failure.
+            match e.kind() {
+                ErrorKind::DisplayHelp
+                | ErrorKind::DisplayVersion
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => _ = e.print(),
+                _ => tell(usage(&e.to_string())),
+            }
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let done = match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Pull(args) => pull::run(args),
+        Command::List(args) => list::run(args),
+        Command::Rm(args) => rm::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Logits(args) => logits::run(args),
+    };
+    match done {
+        Ok(()) if interrupted() => ExitCode::from(130),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if is_closed_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            tell(format_args!("error: {e:#}"));
+            ExitCode::from(if interrupted() { 130 } else { 1 })
+        }
+    }
+}
+
+/// Whoever read our output has had enough.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}
+
+/// Writes a line to standard error. Nobody can be told when that is closed, and it is no reason to stop.
+fn tell(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{}", one_line(&line.to_string()));
+}
+
+/// Says what the user of a model should know.
+fn tell_notes<'a>(notes: impl Iterator<Item = &'a String>) {
+    notes.for_each(|note| tell(format_args!("note: {note}")));
+}
+
+/// Writes to standard output and flushes: a reader sees each token as it comes.
+fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_ref()).and_then(|()| out.flush()).context(STDOUT)
+}
+
+const STDOUT: &str = "standard output: cannot be written";
+
+/// What clap says of a wrong command line, without the usage and tips below it.
+fn usage(error: &str) -> String {
+    let what = error.split("\n\n").next().unwrap_or(error);
+    format!("{}; `ostro help` and `ostro COMMAND --help` list what there is", one_line(what))
+}
+
+/// Some libraries speak in several lines, and what a file holds must not command the terminal.
+fn one_line(text: &str) -> String {
+    let line = text.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+    let mut out = String::with_capacity(line.len());
+    line.chars().for_each(|c| if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) });
+    out
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From here on the first Ctrl-C asks the command to end, and the second ends it.
+fn catch_interrupts() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
+    Ok(())
+}
+
+fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
