@@ -1,4 +1,5 @@
-//! The buffers of a step, reserved once for the largest batch: after the first step nothing is allocated.
+//! The buffers of a step, reserved once for the largest batch. What depends on the types of the weights (quantized
+//! inputs, logits) grows in the first steps; after the first prompt and the first token nothing is allocated.
 
 use super::batch::Run;
 use super::moe::Routing;
@@ -43,7 +44,7 @@ pub(super) struct Buffers {
 
 impl Buffers {
     pub fn new(spec: &ModelSpec, n: usize) -> Buffers {
-        let (mut q, mut k, mut v, mut att, mut hidden, mut router, mut pairs, mut inner) = (0, 0, 0, 0, 0, 0, 0, 0);
+        let (mut q, mut k, mut v, mut att, mut hidden, mut router, mut pairs) = (0, 0, 0, 0, 0, 0, 0);
         let mut routing = Routing::default();
         for layer in &spec.layers {
             match &layer.mixer {
@@ -57,13 +58,11 @@ impl Buffers {
             match &layer.ffn {
                 Ffn::Gated(f) => {
                     hidden = hidden.max(n * f.hidden);
-                    inner = inner.max(n);
                 }
                 Ffn::Moe(m) => {
                     hidden = hidden.max(n * m.n_active * m.hidden);
                     router = router.max(n * m.n_experts);
                     pairs = pairs.max(n * m.n_active * spec.dim);
-                    inner = inner.max(n * m.n_active);
                     routing.reserve(n, m.n_experts, m.n_active);
                 }
             }

@@ -92,8 +92,4 @@ impl KvCache {
     pub fn layer_mut(&mut self, seq: SeqId, layer: usize) -> &mut LayerKv {
         &mut self.seqs[seq.0].layers[layer]
     }
-
-    pub fn bytes(&self) -> usize {
-        self.seqs.iter().flat_map(|s| &s.layers).map(|l| l.k.len() + l.v.len()).sum()
-    }
 }

@@ -1,7 +1,7 @@
 //! The forward pass and what it needs: weights in the map, KV cache, buffers, a batch of tokens.
 //!
 //! The only place that runs tensors. It follows a [`ModelSpec`](crate::model::ModelSpec) and knows no architecture by
-//! name. Conversations are [`Session`]s; a batch may mix tokens of several sequences.
+//! name. A batch may mix tokens of several sequences; a [`Session`] drives one of them.
 
 mod batch;
 mod buffers;
@@ -118,10 +118,5 @@ impl<'m> Engine<'m> {
     /// Forgets the positions of a sequence from `len` on.
     pub fn truncate(&mut self, seq: SeqId, len: usize) {
         self.kv.truncate(seq, len);
-    }
-
-    /// Bytes of the KV cache when full.
-    pub fn kv_bytes(&self) -> usize {
-        self.kv.bytes()
     }
 }

@@ -170,21 +170,6 @@ impl Metadata {
         self.require(key, U32, self.u32(key)?)
     }
 
-    /// [`Metadata::u64`], absent is an error.
-    pub fn require_u64(&self, key: &str) -> Result<u64, Error> {
-        self.require(key, U64, self.u64(key)?)
-    }
-
-    /// [`Metadata::f32`], absent is an error.
-    pub fn require_f32(&self, key: &str) -> Result<f32, Error> {
-        self.require(key, F32, self.f32(key)?)
-    }
-
-    /// [`Metadata::bool`], absent is an error.
-    pub fn require_bool(&self, key: &str) -> Result<bool, Error> {
-        self.require(key, BOOL, self.bool(key)?)
-    }
-
     /// [`Metadata::str`], absent is an error.
     pub fn require_str(&self, key: &str) -> Result<&str, Error> {
         self.require(key, STR, self.str(key)?)
@@ -200,16 +185,6 @@ impl Metadata {
         self.require(key, STRINGS, self.byte_strings(key)?)
     }
 
-    /// [`Metadata::u32s`], absent is an error.
-    pub fn require_u32s(&self, key: &str) -> Result<Cow<'_, [u32]>, Error> {
-        self.require(key, U32S, self.u32s(key)?)
-    }
-
-    /// [`Metadata::i32s`], absent is an error.
-    pub fn require_i32s(&self, key: &str) -> Result<Cow<'_, [i32]>, Error> {
-        self.require(key, I32S, self.i32s(key)?)
-    }
-
     /// [`Metadata::f32s`], absent is an error.
     pub fn require_f32s(&self, key: &str) -> Result<Cow<'_, [f32]>, Error> {
         self.require(key, F32S, self.f32s(key)?)
@@ -218,11 +193,6 @@ impl Metadata {
     /// [`Metadata::bools`], absent is an error.
     pub fn require_bools(&self, key: &str) -> Result<&[bool], Error> {
         self.require(key, BOOLS, self.bools(key)?)
-    }
-
-    /// [`Metadata::u32_each`], absent is an error.
-    pub fn require_u32_each(&self, key: &str, n: usize) -> Result<Vec<u32>, Error> {
-        self.require(key, U32, self.u32_each(key, n)?)
     }
 
     fn require<T>(&self, key: &str, expected: &'static str, found: Option<T>) -> Result<T, Error> {

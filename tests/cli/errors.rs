@@ -225,6 +225,11 @@ fn unsound_models() {
             "llama.rope.dimension_count: found 17, expected an even number up to the head's width 16; convert the model again with a current converter",
         ),
         (
+            "head-width",
+            tiny().set("llama.attention.key_length", u(1)),
+            "llama.rope.dimension_count: found 1, expected an even number up to the head's width 1; convert the model again with a current converter",
+        ),
+        (
             "rope-base",
             tiny().set("llama.rope.freq_base", Value::F32(-1.0)),
             "llama.rope.freq_base: found -1, expected a number above 0; convert the model again with a current converter",
