@@ -1,7 +1,7 @@
 //! `ostro logits`: the logits of every position, to compare with other programs.
 
 use super::model_args::ModelArgs;
-use super::{catch_interrupts, interrupted, resolve, tell_notes};
+use super::{catch_interrupts, input, interrupted, resolve, tell_notes};
 use crate::engine::{Engine, Model, SeqId, Session};
 use crate::tokenizer::{Encode, Tokenizer};
 use anyhow::{Context, bail};
@@ -16,9 +16,9 @@ pub struct LogitsArgs {
     /// A GGUF file, the first part of a split set, or an alias of the catalogue
     model: String,
 
-    /// Token ids, with commas
-    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
-    tokens: Vec<u32>,
+    /// Token ids (separated by commas or spaces; a JSON list will do)
+    #[arg(long, value_name = "IDS", conflicts_with = "prompt")]
+    tokens: Option<String>,
 
     /// A text instead of token ids
     #[arg(short = 'p', long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -41,8 +41,9 @@ pub fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     let gguf = args.computing.open(&resolved.path)?;
     let model = Model::load(&gguf)?;
     tell_notes(model.warnings.iter());
+    let n_vocab = model.spec.n_vocab;
     let tokens = match &args.prompt {
-        None => args.tokens.clone(),
+        None => input::ids("--tokens", args.tokens.as_deref().unwrap_or_default(), n_vocab)?,
         Some(text) => {
             let tokenizer = Tokenizer::from_metadata(gguf.metadata())?;
             tell_notes(tokenizer.notes().iter());
@@ -51,14 +52,6 @@ pub fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     };
     if tokens.is_empty() {
         bail!("tokens: found none, expected at least one; give --tokens 1,2,3 or -p TEXT");
-    }
-    let n_vocab = model.spec.n_vocab;
-    if let Some(token) = tokens.iter().find(|&&t| t as usize >= n_vocab) {
-        bail!(
-            "--tokens: found {token}, expected 0 to {}, the tokens of {}; see `ostro tokenize`",
-            n_vocab - 1,
-            gguf.path().display()
-        );
     }
     let options = args.computing.engine_options(&model, tokens.len(), None)?;
     let mut engine = Engine::new(&model, &options);

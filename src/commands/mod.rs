@@ -13,6 +13,7 @@ pub mod rm;
 pub mod run;
 pub mod tokenize;
 
+mod input;
 mod inspect_model;
 mod model_args;
 mod sample_args;

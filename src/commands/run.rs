@@ -2,7 +2,7 @@
 
 use super::model_args::ModelArgs;
 use super::sample_args::SampleArgs;
-use super::{catch_interrupts, interrupted, print, resolve, tell, tell_notes};
+use super::{catch_interrupts, input, interrupted, print, resolve, tell, tell_notes};
 use crate::chat::{ChatTemplate, Message};
 use crate::engine::{Engine, Model, SeqId, Session};
 use crate::sample::Sampler;
@@ -10,7 +10,7 @@ use crate::tokenizer::{Encode, Tokenizer};
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -228,28 +228,11 @@ impl RunArgs {
     }
 
     fn prompt_text(&self) -> anyhow::Result<String> {
-        let stdin = || -> anyhow::Result<String> {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).context("standard input")?;
-            let mut text = utf8("standard input", bytes)?;
-            // The newline that `echo` and editors leave is not part of the prompt.
-            if text.ends_with('\n') {
-                text.pop();
-            }
-            Ok(text)
-        };
         let text = match (&self.prompt, &self.file) {
-            (Some(p), _) if p == "-" => stdin()?,
+            (Some(p), _) if p == "-" => input::bare(&input::stdin()?).to_owned(),
             (Some(p), _) => self.unescaped(p),
-            (None, Some(file)) => {
-                let bytes = std::fs::read(file).with_context(|| format!("{}: cannot be read", file.display()))?;
-                let mut text = utf8(&file.display().to_string(), bytes)?;
-                if text.ends_with('\n') {
-                    text.pop();
-                }
-                text
-            }
-            (None, None) if !std::io::stdin().is_terminal() => stdin()?,
+            (None, Some(file)) => input::bare(&input::file(file)?).to_owned(),
+            (None, None) if !std::io::stdin().is_terminal() => input::bare(&input::stdin()?).to_owned(),
             (None, None) => bail!("prompt: none was given; give it with -p TEXT, -f FILE or through a pipe"),
         };
         if text.is_empty() {
@@ -257,16 +240,6 @@ impl RunArgs {
         }
         Ok(text)
     }
-}
-
-fn utf8(name: &str, bytes: Vec<u8>) -> anyhow::Result<String> {
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        anyhow::anyhow!(
-            "{name}: found byte 0x{:02x} at offset {at}, expected UTF-8 text; convert it first",
-            e.as_bytes()[at]
-        )
-    })
 }
 
 /// llama.cpp's escapes: \n \r \t \' \" \\ and \xHH; other backslashes stay.

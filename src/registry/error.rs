@@ -143,20 +143,21 @@ impl SourceError {
 
 /// An I/O error with the path and the action it belongs to.
 #[derive(Debug, Error)]
-#[error("{path}: {action}: {source}")]
+// The field is not called `source`: the system's words stand in this line, once.
+#[error("{path}: {action}: {error}")]
 pub struct IoAt {
     /// The file or folder.
     pub path: PathBuf,
     /// What was being done.
     pub action: &'static str,
     /// What the system said.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 impl IoAt {
     /// For `map_err`.
     pub(super) fn new(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self { path, action, source }
+        move |error| Self { path, action, error }
     }
 }

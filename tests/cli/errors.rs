@@ -504,7 +504,11 @@ fn prompts_files_and_flags() {
             ("logits tiny.gguf -o x.npy", "tokens: found none, expected at least one; give --tokens 1,2,3 or -p TEXT"),
             (
                 "logits tiny.gguf --tokens 1,294 -o x.npy",
-                "--tokens: found 294, expected 0 to 293, the tokens of tiny.gguf; see `ostro tokenize`",
+                "--tokens: found \"294\", expected token ids from 0 to 293; give them with commas or spaces",
+            ),
+            (
+                "logits tiny.gguf --tokens 1,x -o x.npy",
+                "--tokens: found \"x\", expected token ids from 0 to 293; give them with commas or spaces",
             ),
             (
                 "logits tiny.gguf --tokens 1,2,3 -c 2 -o x.npy",
@@ -586,7 +590,6 @@ fn usage() {
         ("run -hf someone/something -p hi", "'--hf-repo'"),
         ("run tiny.gguf -p", "'--prompt <TEXT>'"),
         ("logits tiny.gguf --tokens 1", "--output <OUT.npy>"),
-        ("logits tiny.gguf --tokens 1,x -o x.npy", "'--tokens <IDS>'"),
         ("logits tiny.gguf --tokens 1 -p hi -o x.npy", "'--prompt <TEXT>'"),
         ("tokenize tiny.gguf", "--prompt <TEXT>"),
         ("inspect", "<FILE>"),

@@ -90,6 +90,10 @@ fn the_file_is_like_any_other() {
     let folder = folder();
     let path = folder.path().join("out.npy");
     fs::write(&path, "old").unwrap();
+    assert!(
+        logits(&folder, "m --tokens [1,267]") == logits(&folder, "m --tokens 1,267"),
+        "as tokenize --json prints them"
+    );
     logits(&folder, "m --tokens 1");
     fs::write(folder.path().join("plain"), "").unwrap();
     let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
