@@ -6,7 +6,7 @@ use super::kv::KvCache;
 use super::weights::Parts;
 use super::{Engine, Error, Model};
 use crate::model::{Ffn, Gated, Gqa, Layer, Mixer, Moe, Norm, NormKind, Part, Residual, RopeSpec};
-use ostro_kernels::{ActKinds, Attend, Cpu, Exec, Groups, Product, float, quantize};
+use ostro_kernels::{ActKinds, Attend, Cpu, Exec, Groups, KvType, Product, float, quantize};
 
 impl Engine<'_> {
     /// Computes a batch of at most [`Engine::n_ubatch`] tokens, and gives the logits of those that want them, in the
@@ -161,20 +161,15 @@ impl Step<'_> {
         for run in &b.runs {
             let cache = kv.layer_mut(run.seq, layer);
             let tokens = run.first..run.first + run.n;
-            let store = |cache: &mut [u8], kind: ostro_kernels::KvType, rows: &[f32], width: usize, head_dim: usize| {
+            // By one thread: even a long prompt's rows are a small part of the layer's time.
+            let store = |cache: &mut [u8], kind: KvType, rows: &[f32], width: usize, head_dim: usize| {
                 let bytes = kind.row_bytes(head_dim);
-                let store_head = |head: usize, cache: &mut [u8]| {
+                for (head, cache) in cache.chunks_exact_mut(n_ctx * bytes).enumerate() {
                     let cache = cache[run.pos * bytes..].chunks_exact_mut(bytes);
                     for (t, cache) in tokens.clone().zip(cache) {
                         let at = t * width + head * head_dim;
                         kind.store(cpu, &rows[at..at + head_dim], cache);
                     }
-                };
-                if run.n == 1 {
-                    // A few hundred bytes: not worth waking the threads.
-                    cache.chunks_exact_mut(n_ctx * bytes).enumerate().for_each(|(head, cache)| store_head(head, cache));
-                } else {
-                    exec.rows(cache, n_ctx * bytes, store_head);
                 }
             };
             store(&mut cache.k, types.k, k, k_len, a.head_dim);
