@@ -1,4 +1,4 @@
-//! What commands read: texts from files and standard input, and lists of token ids.
+//! What commands are given: texts from files, standard input and flags, and lists of token ids.
 
 use anyhow::{Context, anyhow};
 use std::io::Read;
@@ -34,6 +34,44 @@ fn utf8(bytes: Vec<u8>, source: &str) -> anyhow::Result<String> {
     })
 }
 
+/// llama.cpp's escapes: \n \r \t \' \" \\ and \xHH; other backslashes stay.
+pub(super) fn unescape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'\\' {
+            out.push(byte);
+            continue;
+        }
+        let plain = match after.first() {
+            Some(b'n') => b'\n',
+            Some(b'r') => b'\r',
+            Some(b't') => b'\t',
+            Some(&c @ (b'\'' | b'"' | b'\\')) => c,
+            Some(b'x') => {
+                let code = after.get(1..3).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+                // Above 0x7F one byte alone would not be text.
+                match code.filter(u8::is_ascii) {
+                    Some(code) => {
+                        out.push(code);
+                        rest = &after[3..];
+                    }
+                    None => out.push(byte),
+                }
+                continue;
+            }
+            _ => {
+                out.push(byte);
+                continue;
+            }
+        };
+        out.push(plain);
+        rest = &after[1..];
+    }
+    String::from_utf8(out).expect("only ASCII was replaced by ASCII")
+}
+
 /// Ids from `1,2,3`, `1 2 3` or `[1, 2, 3]`, given with `flag`.
 pub(super) fn ids(flag: &str, text: &str, n_vocab: usize) -> anyhow::Result<Vec<u32>> {
     let text = text.trim();
@@ -53,6 +91,20 @@ pub(super) fn ids(flag: &str, text: &str, n_vocab: usize) -> anyhow::Result<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn escapes_are_llama_cpps() {
+        let rows = [
+            (r"a\nb\tc", "a\nb\tc"),
+            (r#"\"x\" \'y\' \\n"#, "\"x\" 'y' \\n"),
+            (r"\x41\x7a\xff\x4", r"Az\xff\x4"),
+            (r"\q \", r"\q \"),
+            ("ünï", "ünï"),
+        ];
+        for (given, want) in rows {
+            assert_eq!(unescape(given), want, "{given}");
+        }
+    }
 
     #[test]
     fn ids_in_every_form() {

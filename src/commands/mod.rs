@@ -13,11 +13,13 @@ pub mod rm;
 pub mod run;
 pub mod tokenize;
 
+mod answer;
 mod input;
 mod inspect_model;
 mod model_args;
 mod sample_args;
 mod spelling;
+mod statistics;
 
 use anyhow::Context;
 use clap::error::ErrorKind;

@@ -1,7 +1,9 @@
 //! `ostro run`: one prompt, one answer.
 
+use super::answer::{Answer, Flow};
 use super::model_args::ModelArgs;
 use super::sample_args::SampleArgs;
+use super::statistics::Statistics;
 use super::{catch_interrupts, input, interrupted, print, resolve, tell, tell_notes};
 use crate::chat::{ChatTemplate, Message};
 use crate::engine::{Engine, Model, SeqId, Session};
@@ -224,7 +226,7 @@ fn prompt_bar(tokens: usize) -> ProgressBar {
 
 impl RunArgs {
     fn unescaped(&self, text: &str) -> String {
-        if self.no_escape { text.to_owned() } else { unescape(text) }
+        if self.no_escape { text.to_owned() } else { input::unescape(text) }
     }
 
     fn prompt_text(&self) -> anyhow::Result<String> {
@@ -242,44 +244,6 @@ impl RunArgs {
     }
 }
 
-/// llama.cpp's escapes: \n \r \t \' \" \\ and \xHH; other backslashes stay.
-fn unescape(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte != b'\\' {
-            out.push(byte);
-            continue;
-        }
-        let plain = match after.first() {
-            Some(b'n') => b'\n',
-            Some(b'r') => b'\r',
-            Some(b't') => b'\t',
-            Some(&c @ (b'\'' | b'"' | b'\\')) => c,
-            Some(b'x') => {
-                let code = after.get(1..3).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-                // Above 0x7F one byte alone would not be text.
-                match code.filter(u8::is_ascii) {
-                    Some(code) => {
-                        out.push(code);
-                        rest = &after[3..];
-                    }
-                    None => out.push(byte),
-                }
-                continue;
-            }
-            _ => {
-                out.push(byte);
-                continue;
-            }
-        };
-        out.push(plain);
-        rest = &after[1..];
-    }
-    String::from_utf8(out).expect("only ASCII was replaced by ASCII")
-}
-
 /// The prompt as one user message, through the model's chat template, with BOS once.
 fn chat_prompt(source: &str, tokenizer: &Tokenizer, prompt: &str) -> anyhow::Result<Vec<u32>> {
     let text = |id: Option<u32>| {
@@ -291,164 +255,4 @@ fn chat_prompt(source: &str, tokenizer: &Tokenizer, prompt: &str) -> anyhow::Res
     let rendered = template.render(&[Message::new("user", prompt)], true)?;
     let has_bos = !bos.is_empty() && rendered.starts_with(&bos);
     Ok(tokenizer.encode_rendered(&rendered, !has_bos))
-}
-
-#[derive(PartialEq, Eq)]
-enum Flow {
-    GoOn,
-    Stop,
-}
-
-/// The answer on its way to standard output, whole characters at a time, held back where a stop text may begin.
-struct Answer<'a> {
-    tokenizer: &'a Tokenizer,
-    text: crate::tokenizer::TextStream<'a>,
-    stops: &'a [String],
-    /// Text that may be the beginning of a stop text.
-    held: String,
-    /// A stop text came: what follows it is dropped.
-    stopped: bool,
-}
-
-impl<'a> Answer<'a> {
-    /// For the tokens that follow `last`.
-    fn new(tokenizer: &'a Tokenizer, last: Option<u32>, stops: &'a [String]) -> Answer<'a> {
-        Answer { tokenizer, text: tokenizer.stream_after(last), stops, held: String::new(), stopped: false }
-    }
-
-    fn push(&mut self, token: u32) -> anyhow::Result<Flow> {
-        if self.tokenizer.is_eog(token) {
-            return Ok(Flow::Stop);
-        }
-        self.held.push_str(self.text.push(token));
-        let stop = self.stops.iter().filter(|s| !s.is_empty()).filter_map(|s| self.held.find(s.as_str())).min();
-        if let Some(at) = stop {
-            self.held.truncate(at);
-            self.stopped = true;
-            return Ok(Flow::Stop);
-        }
-        let keep = self.stops.iter().map(|s| overlap(&self.held, s)).max().unwrap_or(0);
-        let free = self.held.len() - keep;
-        let ready: String = self.held.drain(..free).collect();
-        print(&ready)?;
-        Ok(Flow::GoOn)
-    }
-
-    fn finish(self) -> anyhow::Result<()> {
-        print(&self.held)?;
-        if self.stopped { Ok(()) } else { print(self.text.finish()) }
-    }
-}
-
-/// Bytes at the end of `text` that begin `stop`.
-fn overlap(text: &str, stop: &str) -> usize {
-    (1..stop.len().min(text.len() + 1)).rev().find(|&n| text.as_bytes().ends_with(&stop.as_bytes()[..n])).unwrap_or(0)
-}
-
-/// Times and counts of one answer.
-struct Statistics {
-    start: Instant,
-    prompt_tokens: usize,
-    weights_per_token: u64,
-    kv_per_token: usize,
-    prompt_start: Instant,
-    prompt_seconds: f64,
-    first_token: Option<Instant>,
-    last_token: Instant,
-    made: usize,
-    kv_read: u64,
-}
-
-impl Statistics {
-    fn new(start: Instant, weights_per_token: u64, kv_per_token: usize) -> Statistics {
-        let now = Instant::now();
-        Statistics {
-            start,
-            prompt_tokens: 0,
-            weights_per_token,
-            kv_per_token,
-            prompt_start: now,
-            prompt_seconds: 0.0,
-            first_token: None,
-            last_token: now,
-            made: 0,
-            kv_read: 0,
-        }
-    }
-
-    /// So many tokens of the prompt were computed: all, unless it was interrupted.
-    fn prompt_done(&mut self, tokens: usize) {
-        self.prompt_tokens = tokens;
-        self.prompt_seconds = self.prompt_start.elapsed().as_secs_f64();
-    }
-
-    /// A token was drawn after `held` positions.
-    fn token(&mut self, held: usize) {
-        self.last_token = Instant::now();
-        if self.first_token.is_none() {
-            self.first_token = Some(self.last_token);
-        } else {
-            self.kv_read += (held * self.kv_per_token) as u64;
-        }
-        self.made += 1;
-    }
-
-    fn line(&self) -> String {
-        let mut line = format!(
-            "prompt {} tokens, {:.1} tokens/s",
-            self.prompt_tokens,
-            self.prompt_tokens as f64 / self.prompt_seconds.max(1e-9)
-        );
-        let Some(first) = self.first_token else { return line };
-        line +=
-            &format!("; first token after {:.2} s; generated {} tokens", (first - self.start).as_secs_f64(), self.made);
-        // The first token comes with the prompt: the others are what decoding took.
-        if self.made > 1 {
-            let steps = (self.made - 1) as f64;
-            let seconds = (self.last_token - first).as_secs_f64().max(1e-9);
-            let bytes = self.weights_per_token as f64 + self.kv_read as f64 / steps;
-            line += &format!(
-                ", {:.1} tokens/s; {:.1} MB a token, {:.1} GB/s",
-                steps / seconds,
-                bytes / 1e6,
-                bytes * steps / seconds / 1e9
-            );
-        }
-        line
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn escapes_are_llama_cpps() {
-        let rows = [
-            (r"a\nb\tc", "a\nb\tc"),
-            (r#"\"x\" \'y\' \\n"#, "\"x\" 'y' \\n"),
-            (r"\x41\x7a\xff\x4", r"Az\xff\x4"),
-            (r"\q \", r"\q \"),
-            ("ünï", "ünï"),
-        ];
-        for (given, want) in rows {
-            assert_eq!(unescape(given), want, "{given}");
-        }
-    }
-
-    #[test]
-    fn overlap_is_the_longest_beginning() {
-        let rows = [
-            ("abc", "cd", 1),
-            ("abc", "bcd", 2),
-            ("abc", "abc", 0),
-            ("abcab", "abc", 2),
-            ("abc", "x", 0),
-            ("", "x", 0),
-            ("aa", "aab", 2),
-        ];
-        for (text, stop, want) in rows {
-            assert_eq!(overlap(text, stop), want, "{text} {stop}");
-        }
-    }
 }

@@ -1,0 +1,76 @@
+//! What an answer cost: the line of statistics.
+
+use std::time::Instant;
+
+/// Times and counts of one answer.
+pub(super) struct Statistics {
+    start: Instant,
+    prompt_tokens: usize,
+    weights_per_token: u64,
+    kv_per_token: usize,
+    prompt_start: Instant,
+    prompt_seconds: f64,
+    first_token: Option<Instant>,
+    last_token: Instant,
+    made: usize,
+    kv_read: u64,
+}
+
+impl Statistics {
+    pub fn new(start: Instant, weights_per_token: u64, kv_per_token: usize) -> Statistics {
+        let now = Instant::now();
+        Statistics {
+            start,
+            prompt_tokens: 0,
+            weights_per_token,
+            kv_per_token,
+            prompt_start: now,
+            prompt_seconds: 0.0,
+            first_token: None,
+            last_token: now,
+            made: 0,
+            kv_read: 0,
+        }
+    }
+
+    /// So many tokens of the prompt were computed: all, unless it was interrupted.
+    pub fn prompt_done(&mut self, tokens: usize) {
+        self.prompt_tokens = tokens;
+        self.prompt_seconds = self.prompt_start.elapsed().as_secs_f64();
+    }
+
+    /// A token was drawn after `held` positions.
+    pub fn token(&mut self, held: usize) {
+        self.last_token = Instant::now();
+        if self.first_token.is_none() {
+            self.first_token = Some(self.last_token);
+        } else {
+            self.kv_read += (held * self.kv_per_token) as u64;
+        }
+        self.made += 1;
+    }
+
+    pub fn line(&self) -> String {
+        let mut line = format!(
+            "prompt {} tokens, {:.1} tokens/s",
+            self.prompt_tokens,
+            self.prompt_tokens as f64 / self.prompt_seconds.max(1e-9)
+        );
+        let Some(first) = self.first_token else { return line };
+        line +=
+            &format!("; first token after {:.2} s; generated {} tokens", (first - self.start).as_secs_f64(), self.made);
+        // The first token comes with the prompt: the others are what decoding took.
+        if self.made > 1 {
+            let steps = (self.made - 1) as f64;
+            let seconds = (self.last_token - first).as_secs_f64().max(1e-9);
+            let bytes = self.weights_per_token as f64 + self.kv_read as f64 / steps;
+            line += &format!(
+                ", {:.1} tokens/s; {:.1} MB a token, {:.1} GB/s",
+                steps / seconds,
+                bytes / 1e6,
+                bytes * steps / seconds / 1e9
+            );
+        }
+        line
+    }
+}
