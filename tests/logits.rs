@@ -64,7 +64,7 @@ fn golden(name: &str) -> Option<Golden> {
         let there = path.exists();
         if !there {
             assert!(std::env::var_os("OSTRO_REQUIRE_REFERENCE").is_none(), "{} is missing", path.display());
-            eprintln!("SKIPPED: {} is missing: run unpack.sh of the reference folder", path.display());
+            common::skipped(&format!("{} is missing: run unpack.sh of the reference folder", path.display()));
         }
         there.then(|| (quant.clone(), path))
     });

@@ -153,7 +153,9 @@ fn reference_quants() {
     let Ok(manifest) = std::fs::read(quants.join("manifest.json")) else {
         let reason = format!("no {}; set OSTRO_REFERENCE", quants.join("manifest.json").display());
         assert!(std::env::var_os("OSTRO_REQUIRE_REFERENCE").is_none(), "{reason}");
-        eprintln!("SKIPPED: reference_quants: {reason}");
+        // Past the test harness, which shows what passing tests print to nobody.
+        let _ =
+            std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("SKIPPED: reference_quants: {reason}\n"));
         return;
     };
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();

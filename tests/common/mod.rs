@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The folder of reference models (see tests/README.md), unpacked; `None`, said aloud, where it is missing.
@@ -29,12 +30,17 @@ pub fn real_model(name: &str, file: &str) -> Option<PathBuf> {
     found(path, &format!("the real model ({variable}, or `ostro pull {name}`)"), "OSTRO_REQUIRE_MODELS")
 }
 
+/// Says that something is not tested. `eprintln!` would be shown for failing tests only.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
 fn found(path: PathBuf, what: &str, required: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
     assert!(std::env::var_os(required).is_none(), "{} is missing: {what}, and {required} is set", path.display());
-    eprintln!("SKIPPED: {} is missing: {what}", path.display());
+    skipped(&format!("{} is missing: {what}", path.display()));
     None
 }
 

@@ -75,7 +75,7 @@ fn as_golden_json_says() {
         for entry in golden["gguf"].as_object().unwrap().values() {
             let path = model.join("gguf").join(entry["file"].as_str().unwrap());
             if !path.exists() {
-                eprintln!("SKIPPED: {} is not unpacked", path.display());
+                super::common::skipped(&format!("{} is not unpacked", path.display()));
                 continue;
             }
             rows += 1;
@@ -134,7 +134,7 @@ fn large_vocabularies_parse_fast() {
     let Some(folder) = reference() else { return };
     let path = folder.join("tokenizers/llamacpp/ggml-vocab-llama-bpe.gguf");
     if !path.exists() {
-        eprintln!("SKIPPED: {} is not unpacked", path.display());
+        super::common::skipped(&format!("{} is not unpacked", path.display()));
         return;
     }
     let time = |_| {
