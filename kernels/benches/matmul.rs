@@ -3,12 +3,9 @@
 //! `cargo bench -p ostro-kernels --bench matmul -- [types] [sets] [threads=2] [columns=512] [mb=256]`, for example
 //! `-- Q4_K Q8_0 avx512 threads=1`. The machine is shared with others often enough: compare ratios, within one run.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{Random, weights};
+use ostro_kernels::synthetic::{Random, weights};
 use ostro_kernels::{ActKinds, Acts, Cpu, DType, Exec, Mat, Product};
 
 const K: usize = 4096;
@@ -44,6 +41,11 @@ fn main() {
     let types: Vec<DType> = DType::ALL.iter().copied().filter(|dtype| named(dtype.name())).collect();
     let types = if types.is_empty() { DType::ALL.to_vec() } else { types };
     println!("{threads} threads, k = {K}, many = {columns} columns, {mb} MB of weights for one column");
+    let probe = ostro_kernels::ReadProbe::new();
+    for cpu in &cpus {
+        let exec = Exec::new(*cpu, threads);
+        println!("{}: {:.1} GB/s, {:.0} GOP/s", cpu.name(), probe.measure(&exec) / 1e9, exec.probe_int8() / 1e9);
+    }
     println!("{:>8} {:>8} {:>12} {:>12} {:>12} {:>12}", "type", "set", "1: GB/s", "2: GB/s", "4: GOP/s", "many: GOP/s");
     for dtype in types {
         let row_bytes = dtype.row_bytes(K).expect("whole blocks");

@@ -12,8 +12,10 @@ mod exec;
 pub mod float;
 mod mat;
 pub mod pool;
+mod probe;
 pub mod quantize;
 mod rows;
+pub mod synthetic;
 
 pub use acts::{ActKinds, Acts};
 pub use attend::{Attend, AttendScratch, attend};
@@ -22,3 +24,4 @@ pub use dtype::DType;
 pub use exec::{Exec, Groups, Product};
 pub use float::{Activation, KvType, Pairs};
 pub use mat::Mat;
+pub use probe::ReadProbe;

@@ -1,8 +1,6 @@
 //! Every type on every instruction set of this machine, against a product in f64.
 
-mod common;
-
-use common::{Random, extreme_weights, weights};
+use ostro_kernels::synthetic::{Random, extreme_weights, weights};
 use ostro_kernels::{ActKinds, Activation, Acts, Cpu, DType, Exec, Groups, Mat, Product, float, quantize};
 
 /// Rows, columns and blocks that hit main loops, tails and one. Panels have 8, 16 or 32 rows, tiles up to 8 columns,

@@ -100,6 +100,11 @@ impl<'m> Engine<'m> {
         self.model
     }
 
+    /// What computes: an instruction set and threads, for measurements beside the engine's own.
+    pub fn exec(&self) -> &Exec {
+        &self.exec
+    }
+
     /// Positions of a sequence that the cache can hold.
     pub fn n_ctx(&self) -> usize {
         self.kv.n_ctx()

@@ -8,6 +8,7 @@
 use crate::DType;
 use crate::acts::{Acts, Col32, Col32Mut, Col256, Col256Mut};
 use crate::buf::Buf;
+use crate::probe::Int8Peak;
 
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
@@ -19,6 +20,8 @@ pub(crate) struct Kernels {
     pub dot: unsafe fn(&[f32], &[f32]) -> f32,
     pub gemv: fn(DType) -> Option<Gemv>,
     pub gemm: fn(DType) -> Option<Gemm>,
+    /// What the products of this set can reach at most.
+    pub int8_peak: Int8Peak,
 }
 
 /// Rows of a panel at most, on any instruction set; the stride of the sums that a tile adds to.

@@ -9,10 +9,38 @@ use super::kernels::Kernels;
 use super::lanes::{Lanes, RowPtrs};
 use crate::DType;
 use crate::acts::{self, Col32Mut, Col256Mut};
+use crate::probe::Int8Peak;
 use crate::quantize::decode_row_inline;
 
-pub(crate) static KERNELS: Kernels =
-    Kernels { quantize32, quantize256, decode, dot: gemv::dot, gemv: gemv::kernel, gemm: gemm::kernel };
+pub(crate) static KERNELS: Kernels = Kernels {
+    quantize32,
+    quantize256,
+    decode,
+    dot: gemv::dot,
+    gemv: gemv::kernel,
+    gemm: gemm::kernel,
+    int8_peak: Int8Peak { products: 8 * 32, rounds: int8_peak },
+};
+
+/// Products of pairs, added up in 16 bits: what no product of bytes can do without.
+#[target_feature(enable = "avx2")]
+unsafe fn int8_peak(rounds: usize) -> i32 {
+    let (w, a) = (_mm256_set1_epi8(3), _mm256_set1_epi8(-5));
+    let mut sums = [_mm256_setzero_si256(); 8];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            let mut pairs;
+            // SAFETY: between registers. As assembly, or the product of constants would be made once.
+            unsafe {
+                std::arch::asm!("vpmaddubsw {0}, {1}, {2}", out(ymm_reg) pairs, in(ymm_reg) w, in(ymm_reg) a,
+                                options(nomem, nostack, preserves_flags));
+            }
+            *sum = _mm256_add_epi16(*sum, pairs);
+        }
+    }
+    let sum = sums.into_iter().fold(_mm256_setzero_si256(), |a, b| _mm256_add_epi16(a, b));
+    _mm256_extract_epi32::<0>(sum)
+}
 
 /// AVX-512 machines use it too: compiled for them, LLVM gathers from the grids and takes twice as long.
 #[target_feature(enable = "avx2,fma,f16c")]

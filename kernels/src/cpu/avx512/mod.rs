@@ -9,9 +9,28 @@ use super::avx2::decode;
 use super::kernels::Kernels;
 use super::lanes::{Lanes, RowPtrs};
 use crate::acts::{self, Col32Mut, Col256Mut};
+use crate::probe::Int8Peak;
 
-pub(crate) static KERNELS: Kernels =
-    Kernels { quantize32, quantize256, decode, dot: gemv::dot, gemv: gemv::kernel, gemm: gemm::kernel };
+pub(crate) static KERNELS: Kernels = Kernels {
+    quantize32,
+    quantize256,
+    decode,
+    dot: gemv::dot,
+    gemv: gemv::kernel,
+    gemm: gemm::kernel,
+    int8_peak: Int8Peak { products: 16 * 64, rounds: int8_peak },
+};
+
+/// Sixteen independent sums: more than the latency of `vpdpbusd` times its rate on any processor.
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn int8_peak(rounds: usize) -> i32 {
+    let (w, a) = (_mm512_set1_epi8(3), _mm512_set1_epi8(-5));
+    let mut sums = [_mm512_setzero_si512(); 16];
+    for _ in 0..rounds {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_dpbusd_epi32(*sum, w, a));
+    }
+    _mm512_reduce_add_epi32(sums.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi32(a, b)))
+}
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 unsafe fn quantize32(x: &[f32], out: Col32Mut<'_>) {

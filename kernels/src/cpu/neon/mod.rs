@@ -11,6 +11,7 @@ use std::arch::asm;
 
 use super::kernels::Kernels;
 use super::lanes::{Lanes, RowPtrs};
+use crate::probe::Int8Peak;
 use crate::{acts, quantize};
 
 /// Plain Rust needs no function of its own to be compiled for NEON: every aarch64 has it.
@@ -21,7 +22,19 @@ pub(crate) static KERNELS: Kernels = Kernels {
     dot: gemv::dot,
     gemv: gemv::kernel,
     gemm: gemm::kernel,
+    int8_peak: Int8Peak { products: 16 * 16, rounds: int8_peak },
 };
+
+/// Sixteen independent sums: more than the latency of `sdot` times its rate on any processor.
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn int8_peak(rounds: usize) -> i32 {
+    let (w, a) = (vdupq_n_s8(3), vdupq_n_s8(-5));
+    let mut sums = [vdupq_n_s32(0); 16];
+    for _ in 0..rounds {
+        sums.iter_mut().for_each(|sum| *sum = sdot(*sum, w, a));
+    }
+    vaddvq_s32(sums.into_iter().fold(vdupq_n_s32(0), |a, b| vaddq_s32(a, b)))
+}
 
 /// `acc[i] += a[4 i..4 i + 4] . b[4 i..4 i + 4]`; as assembly, because the intrinsic is not stable.
 #[inline]

@@ -1,17 +1,20 @@
-//! Weights and activations to test with.
+//! Random weights of any type and random activations, to test and to measure with.
 
 use half::f16;
-use ostro_kernels::DType;
+
+use crate::DType;
 
 /// A small generator of random numbers (xorshift64*), the same on every machine.
 pub struct Random(u64);
 
-#[allow(dead_code, reason = "each test takes what it needs")]
 impl Random {
+    /// The same seed gives the same numbers.
     pub fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
+    /// Any number.
+    #[allow(clippy::should_implement_trait, reason = "it never ends")]
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -32,6 +35,9 @@ impl Random {
 }
 
 /// Bytes of `rows` rows of `k` weights: any quants, scales of ordinary size.
+///
+/// # Panics
+/// When `k` is not a whole number of blocks.
 pub fn weights(dtype: DType, rows: usize, k: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes = vec![0; dtype.row_bytes(k).expect("whole blocks") * rows];
     for byte in bytes.iter_mut() {
@@ -43,8 +49,11 @@ pub fn weights(dtype: DType, rows: usize, k: usize, random: &mut Random) -> Vec<
     bytes
 }
 
-/// Bytes with all quants and scale bits set, and super scales of 0.01: the largest products there are.
-#[allow(dead_code, reason = "each test takes what it needs")]
+/// Bytes with all quants and scale bits set to those of `fill`, and super scales of 0.01: with all ones, the largest
+/// products there are.
+///
+/// # Panics
+/// As [`weights`].
 pub fn extreme_weights(dtype: DType, rows: usize, k: usize, fill: u8) -> Vec<u8> {
     let mut bytes = vec![fill; dtype.row_bytes(k).expect("whole blocks") * rows];
     for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
