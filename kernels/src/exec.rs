@@ -187,10 +187,10 @@ impl Exec {
     ) {
         let call =
             Call { cpu: self.cpu, kernels: self.cpu.kernels(), threads: self.team.threads(), x, parts, size, part };
-        let (tasks, columns) = call.tasks();
+        let (tasks, sums) = call.tasks();
         for scratch in &self.scratch {
             // SAFETY: no loop is running: `Exec` is not `Sync`, and tasks have no `Exec`.
-            unsafe { &mut *scratch.get() }.reserve(columns, x.k());
+            unsafe { &mut *scratch.get() }.reserve(sums, x.k());
         }
         let scratch = ScratchOfAll(&self.scratch);
         self.team.run(tasks, &|task, thread| {

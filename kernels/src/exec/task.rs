@@ -11,6 +11,8 @@ const GEMM_COLUMNS: usize = 2;
 const BLOCK_COLUMNS: usize = 512;
 /// Weights of a row that any instruction set unpacks at a time.
 const MAX_CHUNK: usize = 512;
+/// Weights of a task of one column, about: a quarter of a megabyte at four bits.
+const STREAM_WEIGHTS: usize = 1 << 19;
 /// Rows that are multiplied with one column after the other while they are in L1.
 const ROWS_IN_L1: usize = 4;
 
@@ -26,7 +28,7 @@ pub(super) struct Part<'a> {
 /// Scratch of one thread.
 pub(super) struct Scratch {
     panel: Panel,
-    sums: Buf<f32>,    // [columns, panel rows]
+    sums: Buf<f32>,    // [columns, rows], or panel rows
     up: Buf<f32>,      // the same
     decoded: Buf<f32>, // a row, or a chunk of a panel
     column: Buf<f32>,  // an activation as floats
@@ -37,11 +39,11 @@ impl Scratch {
         Scratch { panel: Panel::new(), sums: Buf::new(), up: Buf::new(), decoded: Buf::new(), column: Buf::new() }
     }
 
-    /// Room for any task of so many columns of length `k`: before the threads begin, since which of them gets a large
+    /// Room for any task of so many sums of columns of length `k`: before the threads begin, since which of them gets a large
     /// task is chance, and a later step would allocate.
-    pub(super) fn reserve(&mut self, columns: usize, k: usize) {
-        self.sums.at_least(columns * PANEL_ROWS);
-        self.up.at_least(columns * PANEL_ROWS);
+    pub(super) fn reserve(&mut self, sums: usize, k: usize) {
+        self.sums.at_least(sums);
+        self.up.at_least(sums);
         self.decoded.at_least(k.max(PANEL_ROWS * MAX_CHUNK));
         self.column.at_least(k);
         self.panel.reserve(PANEL_ROWS * MAX_CHUNK);
@@ -70,10 +72,11 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(rows: usize, columns: usize, threads: usize) -> Cut {
+    fn new(rows: usize, columns: usize, k: usize, threads: usize) -> Cut {
         if columns < GEMM_COLUMNS {
-            // Several tasks a thread, so that one that was held up does not keep the others waiting.
-            let row_step = (rows / (threads * 8)).next_multiple_of(8).clamp(8, PANEL_ROWS);
+            // Several tasks a thread, so that one that was held up does not keep the others waiting; long ones, as the
+            // memory is not asked for what a task reads first.
+            let row_step = (rows / (threads * 8)).min(STREAM_WEIGHTS / k.max(1)).next_multiple_of(8).max(8);
             return Cut { rows, columns, row_step, column_step: columns.max(1) };
         }
         let panels = rows.div_ceil(PANEL_ROWS);
@@ -96,13 +99,13 @@ impl Cut {
 impl<'a> Call<'_, 'a> {
     fn cut(&self, part: usize) -> Cut {
         let (rows, columns) = (self.size)(part);
-        Cut::new(rows, columns, self.threads)
+        Cut::new(rows, columns, self.x.k(), self.threads)
     }
 
-    /// How many tasks there are, and the columns of the widest.
+    /// How many tasks there are, and the sums of the largest.
     pub(super) fn tasks(&self) -> (usize, usize) {
         let cuts = (0..self.parts).map(|part| self.cut(part));
-        cuts.fold((0, 0), |(tasks, widest), cut| (tasks + cut.tasks(), widest.max(cut.column_step)))
+        cuts.fold((0, 0), |(tasks, most), cut| (tasks + cut.tasks(), most.max(cut.column_step * cut.row_step)))
     }
 
     /// # Safety

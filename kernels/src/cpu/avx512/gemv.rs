@@ -1,22 +1,19 @@
-//! Rows times one column: native blocks streamed once, four rows at a time so that a core follows four streams.
+//! Rows times one column: native blocks streamed once (`cpu/streams.rs`).
 //!
-//! Sixty-four weights are unpacked to bytes in their natural order (nibbles are copied to both halves of a register
-//! and shifted by 0 and 4), so the activations are read as they lie. What lies below the bytes (an offset or a
+//! Sixty-four weights are unpacked to bytes at a time, in the order in which that takes fewest instructions; the
+//! activations are brought into the same order, once for four rows. What lies below the bytes (an offset or a
 //! minimum) is applied through the sums of the activations, for a whole block of 256 at once.
 
 use std::arch::x86_64::*;
 
 use crate::DType;
-use crate::cpu::kernels::{Gemv, Rows};
+use crate::cpu::kernels::Gemv;
 
 pub(super) use floats::dot;
 
 mod blocks256;
 mod blocks32;
 mod floats;
-
-/// Rows in flight.
-const ROWS: usize = 4;
 
 pub(super) fn kernel(dtype: DType) -> Option<Gemv> {
     use crate::block::*;
@@ -55,29 +52,4 @@ fn both_halves(bytes: &[u8; 32]) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn halves(low: i32, high: i32) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_set1_epi32(low), _mm256_set1_epi32(high))
-}
-
-/// `ROWS` rows at a time, then one at a time; `$dots::<.., R>` does `R` rows from row `i` on.
-macro_rules! by_rows {
-    ($rows:expr, |$i:ident, $R:ident| $call:expr) => {{
-        let n = $rows;
-        let mut $i = 0;
-        while $i + ROWS <= n {
-            const $R: usize = ROWS;
-            $call;
-            $i += ROWS;
-        }
-        while $i < n {
-            const $R: usize = 1;
-            $call;
-            $i += 1;
-        }
-    }};
-}
-use by_rows;
-
-/// The first blocks of `R` rows.
-#[inline]
-fn starts<const R: usize>(rows: Rows<'_>, i: usize) -> [*const u8; R] {
-    std::array::from_fn(|r| rows.row(i + r).as_ptr())
 }

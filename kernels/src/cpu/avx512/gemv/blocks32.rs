@@ -9,10 +9,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{ROWS, by_rows, starts};
 use crate::acts::Col32;
 use crate::block::*;
 use crate::cpu::kernels::Rows;
+use crate::cpu::streams::{STREAMS, ahead, by_rows};
 use crate::quantize::{KVALUES_FP4, KVALUES_IQ4NL};
 
 /// What a block of 32 is to this loop.
@@ -117,17 +117,16 @@ impl Block32 for BlockMXFP4 {
 pub(super) unsafe fn gemv<B: Block32>(rows: Rows<'_>, x: Col32<'_>, out: &mut [f32]) {
     let n = x.d.len();
     assert!(rows.row_bytes() == n * size_of::<B>() && x.q.len() == n * 32 && x.ds.len() == n);
-    assert!(rows.len() == out.len());
     // SAFETY: rows and column have the same number of blocks.
-    by_rows!(rows.len(), |i, R| unsafe { dots::<B, R>(starts(rows, i), x, &mut out[i..]) });
+    by_rows(rows, out, |w| unsafe { dots::<B>(w, x) });
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-unsafe fn dots<B: Block32, const R: usize>(w: [*const u8; R], x: Col32<'_>, out: &mut [f32]) {
+unsafe fn dots<B: Block32>(w: [*const u8; STREAMS], x: Col32<'_>) -> [f32; STREAMS] {
     let n = x.d.len();
-    let mut f = [_mm512_setzero_ps(); R];
-    let mut mins = [_mm512_setzero_ps(); R];
+    let mut f = [_mm512_setzero_ps(); STREAMS];
+    let mut mins = [_mm512_setzero_ps(); STREAMS];
     let lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     let starts = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(size_of::<B>() as i32));
     for group in (0..n).step_by(16) {
@@ -137,8 +136,8 @@ unsafe fn dots<B: Block32, const R: usize>(w: [*const u8; R], x: Col32<'_>, out:
         unsafe {
             let d = _mm512_maskz_loadu_ps(mask, x.d.as_ptr().add(group));
             let ds = _mm512_maskz_loadu_ps(mask, x.ds.as_ptr().add(group));
-            let mut scales = [_mm512_setzero_ps(); R];
-            for r in 0..R {
+            let mut scales = [_mm512_setzero_ps(); STREAMS];
+            for r in 0..STREAMS {
                 let base = w[r].add(group * size_of::<B>());
                 let words = _mm512_mask_i32gather_epi32::<1>(_mm512_setzero_si512(), mask, starts, base.cast());
                 let (scale, min) = B::head(words);
@@ -161,8 +160,9 @@ unsafe fn dots<B: Block32, const R: usize>(w: [*const u8; R], x: Col32<'_>, out:
                     let below = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(offset as i8), a);
                     _mm512_sub_epi32(_mm512_setzero_si512(), below)
                 });
-                for r in 0..R {
+                for r in 0..STREAMS {
                     let first = &*w[r].cast::<B>().add(b);
+                    ahead(STREAMS, w[r].cast::<B>().add(b).cast(), 2 * size_of::<B>());
                     let second = &*w[r].cast::<B>().add(b + whole as usize);
                     let q = B::weights(first, second);
                     let dot = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(start, q, a));
@@ -172,7 +172,5 @@ unsafe fn dots<B: Block32, const R: usize>(w: [*const u8; R], x: Col32<'_>, out:
             }
         }
     }
-    for r in 0..R {
-        out[r] = _mm512_reduce_add_ps(_mm512_add_ps(f[r], mins[r]));
-    }
+    std::array::from_fn(|r| _mm512_reduce_add_ps(_mm512_add_ps(f[r], mins[r])))
 }

@@ -4,9 +4,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{ROWS, by_rows, starts};
 use crate::cpu::kernels::Rows;
 use crate::cpu::pack::{BF16, F16, F32, Float};
+use crate::cpu::streams::{ahead, by_rows};
 
 /// Sixteen weights.
 pub(super) trait Load: Float {
@@ -45,17 +45,18 @@ impl Load for BF16 {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 pub(super) unsafe fn gemv<F: Load>(rows: Rows<'_>, x: &[f32], out: &mut [f32]) {
-    assert!(rows.row_bytes() == x.len() * F::BYTES && rows.len() == out.len());
+    assert!(rows.row_bytes() == x.len() * F::BYTES);
     // SAFETY: rows and column have the same length.
-    by_rows!(rows.len(), |i, R| unsafe { dots::<F, R>(starts(rows, i), x, &mut out[i..]) });
+    by_rows(rows, out, |w| unsafe { dots::<F, 8>(w, x) });
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-unsafe fn dots<F: Load, const R: usize>(w: [*const u8; R], x: &[f32], out: &mut [f32]) {
+unsafe fn dots<F: Load, const R: usize>(w: [*const u8; R], x: &[f32]) -> [f32; R] {
     let mut f = [[_mm512_setzero_ps(); 2]; R];
     let (pairs, rest) = x.as_chunks::<32>();
     for (b, x) in pairs.iter().enumerate() {
+        w.iter().for_each(|w| ahead(R, w.wrapping_add(32 * b * F::BYTES), 32 * F::BYTES));
         for h in 0..2 {
             // SAFETY: 32 floats; as many weights.
             unsafe {
@@ -77,16 +78,12 @@ unsafe fn dots<F: Load, const R: usize>(w: [*const u8; R], x: &[f32], out: &mut 
             }
         }
     }
-    for (out, f) in out.iter_mut().zip(&f) {
-        *out = _mm512_reduce_add_ps(_mm512_add_ps(f[0], f[1]));
-    }
+    f.map(|f| _mm512_reduce_add_ps(_mm512_add_ps(f[0], f[1])))
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 pub(crate) unsafe fn dot(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    let mut out = [0.0];
     // SAFETY: the same length.
-    unsafe { dots::<F32, 1>([a.as_ptr().cast()], b, &mut out) };
-    out[0]
+    unsafe { dots::<F32, 1>([a.as_ptr().cast()], b)[0] }
 }
