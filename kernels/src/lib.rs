@@ -10,6 +10,8 @@ mod cpu;
 mod dtype;
 mod exec;
 pub mod float;
+#[cfg(feature = "ggml")]
+pub mod ggml;
 mod mat;
 pub mod pool;
 mod probe;
