@@ -92,8 +92,8 @@ fn row_bytes(dtype: DType) -> usize {
     dtype.row_bytes(K).expect("K is whole blocks of every type")
 }
 
-/// The shortest time of each piece, in seconds, over as many passes as the budget allows. Where not even half of the
-/// first pass fits, only the pieces that did come back.
+/// The shortest time of each piece, in seconds, over as many passes as the budget allows. Pieces that the first pass
+/// does not reach in half of it are left out.
 fn best_times(pieces: usize, mut work: impl FnMut(usize)) -> Vec<f64> {
     let start = Instant::now();
     let mut time = |piece| {

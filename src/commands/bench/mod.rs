@@ -204,7 +204,7 @@ fn check_contexts<'c>(path: &Path, model: &Model, cases: impl Iterator<Item = &'
     }
     if most > model.spec.context {
         tell(format_args!(
-            "warning: {}: a test has {most} tokens, the model was trained for {}; speed does not depend on it",
+            "warning: {}: a test has {most} tokens, the model was trained for {}; beyond them only its speed means something",
             path.display(),
             model.spec.context
         ));

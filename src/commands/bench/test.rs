@@ -82,8 +82,8 @@ impl Bench<'_> {
 
         if self.warmup {
             (self.progress)("warm-up");
-            // One generated token is enough, as in llama-bench.
-            let done = feed.prompt(prompt)? && feed.one_by_one(&generated[..generated.len().min(1)])?;
+            // The whole run, where llama-bench generates one token: others may go to experts that nobody has read yet.
+            let done = feed.prompt(prompt)? && feed.one_by_one(generated)?;
             feed.session.truncate(0);
             if !done {
                 return Ok(None);
