@@ -107,11 +107,11 @@ pub struct BenchArgs {
     kernels: bool,
 
     /// With --kernels: types of weights, such as Q4_K,Q8_0 [default: all]
-    #[arg(long, value_name = "TYPE", requires = "kernels", value_parser = list::dtypes)]
+    #[arg(long, value_name = "TYPE", requires = "kernels", conflicts_with_all = ["positional", "model"], value_parser = list::dtypes)]
     types: Vec<List<DType>>,
 
     /// With --kernels: instruction sets, such as avx2,avx512 [default: all of this machine]
-    #[arg(long, value_name = "SET", requires = "kernels", value_parser = list::cpus)]
+    #[arg(long, value_name = "SET", requires = "kernels", conflicts_with_all = ["positional", "model"], value_parser = list::cpus)]
     isa: Vec<List<Cpu>>,
 }
 
