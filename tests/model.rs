@@ -2,7 +2,7 @@
 
 use ostro::engine::KvTypes;
 use ostro::gguf::{Array, Gguf, Metadata, NewTensor, Value, Writer};
-use ostro::model::{Account, Macs, Manifest, ModelSpec, Role};
+use ostro::model::{Account, Macs, Manifest, Mixer, ModelSpec, Role};
 use ostro_kernels::{DType, KvType};
 use std::path::Path;
 
@@ -202,4 +202,19 @@ fn multiplications_are_those_of_the_matrices() {
     let (macs, before) = (sparse(2), 2 * attention + out + router + 2 * expert);
     assert_eq!(macs.of(512, 1), 512 * before + macs.last + head);
     assert_eq!(macs.of(1, 1), macs.layers + head);
+}
+
+#[test]
+fn windows_bound_what_is_read_of_the_cache() {
+    let shape = Shape { layers: 2, dim: 64, heads: 4, kv_heads: 2, hidden: 96, vocab: 100, experts: 0, active: 0 };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.gguf");
+    write(&path, &shape, |_, _, _| DType::F32, true);
+    let (mut spec, _) = ModelSpec::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
+    let Mixer::Gqa(first) = &mut spec.layers[0].mixer;
+    first.window = Some(4);
+    // Two heads of 16 for keys, two for values, two bytes each.
+    for (held, positions) in [(0, 0), (3, 3 + 3), (4, 4 + 4), (10, 4 + 10)] {
+        assert_eq!(KvTypes::default().bytes_read(&spec, held), positions * 128, "{held}");
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! In the manner of llama-bench, with its flags, tests, tables and field names. Beside them stand two limits that are
 //! measured on the same threads around each test: generating ends at reading memory, a prompt at multiplying bytes.
+//! Operations are those with weights, as counted by [`Macs`](crate::model::Macs): attention scores are not among them.
 
 mod kernels;
 mod list;
@@ -28,8 +29,7 @@ use subject::Subject;
 use sweep::Case;
 use test::{Bench, Limits};
 
-/// Flags of `ostro bench`. Those of numbers and types take lists (128,512), may be repeated, and take the ranges
-/// first-last, first-last+step and first-last*mult; all combinations are measured.
+/// Flags of `ostro bench`.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Numbers and types take lists (128,512) and may be repeated; numbers take the ranges first-last, first-last+step and first-last*mult. All combinations are measured."
@@ -39,7 +39,7 @@ pub struct BenchArgs {
     #[arg(value_name = "MODEL", required_unless_present_any = ["model", "kernels"])]
     positional: Vec<String>,
 
-    /// The same, in llama.cpp's way
+    /// The same, in llama.cpp's way; several with commas
     #[arg(short = 'm', long, value_name = "MODEL", value_parser = list::models)]
     model: Vec<List<String>>,
 
