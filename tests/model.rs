@@ -2,7 +2,7 @@
 
 use ostro::engine::KvTypes;
 use ostro::gguf::{Array, Gguf, Metadata, NewTensor, Value, Writer};
-use ostro::model::{Account, Manifest, ModelSpec, Role};
+use ostro::model::{Account, Macs, Manifest, Mixer, ModelSpec, Role};
 use ostro_kernels::{DType, KvType};
 use std::path::Path;
 
@@ -34,7 +34,7 @@ fn q4_k_m(name: &str, layer: usize, n: usize) -> DType {
     }
 }
 
-fn tensors(s: &Shape, types: Types) -> Vec<NewTensor> {
+fn tensors(s: &Shape, types: Types, own_head: bool) -> Vec<NewTensor> {
     let mut list = Vec::new();
     let mut add = |name: String, kind: &str, layer: usize, dims: &[u64]| {
         list.push(NewTensor { name, dtype: types(kind, layer, s.layers), dims: dims.to_vec() });
@@ -42,7 +42,9 @@ fn tensors(s: &Shape, types: Types) -> Vec<NewTensor> {
     let kv = s.dim / s.heads * s.kv_heads;
     add("token_embd.weight".into(), "embed", 0, &[s.dim, s.vocab]);
     add("output_norm.weight".into(), "norm", 0, &[s.dim]);
-    add("output.weight".into(), "head", 0, &[s.dim, s.vocab]);
+    if own_head {
+        add("output.weight".into(), "head", 0, &[s.dim, s.vocab]);
+    }
     for i in 0..s.layers {
         let mut add = |name: &str, kind, dims: &[u64]| add(format!("blk.{i}.{name}.weight"), kind, i, dims);
         add("attn_norm", "norm", &[s.dim]);
@@ -66,7 +68,7 @@ fn tensors(s: &Shape, types: Types) -> Vec<NewTensor> {
 }
 
 /// A file with a header and a hole.
-fn write(path: &Path, s: &Shape, types: Types) {
+fn write(path: &Path, s: &Shape, types: Types, own_head: bool) {
     let mut m = Metadata::new(path);
     m.set("general.architecture", Value::String("llama".into()));
     let numbers = [
@@ -84,7 +86,7 @@ fn write(path: &Path, s: &Shape, types: Types) {
     }
     m.set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
     m.set("tokenizer.ggml.tokens", Value::Array(Array::String(vec![String::new(); s.vocab as usize])));
-    let list = tensors(s, types);
+    let list = tensors(s, types, own_head);
     let bytes = |t: &NewTensor| {
         let elements: u64 = t.dims.iter().product();
         t.dtype.row_bytes(elements as usize).unwrap().next_multiple_of(32) as u64
@@ -125,7 +127,7 @@ fn parameters_are_the_published_ones() {
     let mut failures = Vec::new();
     for (name, shape, parameters, active) in rows {
         let path = folder.path().join("x.gguf");
-        write(&path, &shape, |_, _, _| DType::F32);
+        write(&path, &shape, |_, _, _| DType::F32, true);
         let gguf = Gguf::open(&path).unwrap();
         let (spec, unknown) = ModelSpec::from_gguf(&gguf).unwrap();
         assert_eq!(unknown, Vec::<String>::new(), "{name}");
@@ -144,7 +146,7 @@ fn parameters_are_the_published_ones() {
 fn mixtral_8x22b_weighs_what_it_weighs() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mixtral.gguf");
-    write(&path, &MIXTRAL_8X22B, q4_k_m);
+    write(&path, &MIXTRAL_8X22B, q4_k_m, true);
     let gguf = Gguf::open(&path).unwrap();
     let (spec, _) = ModelSpec::from_gguf(&gguf).unwrap();
     let manifest = Manifest::new(&spec, &gguf);
@@ -157,5 +159,62 @@ fn mixtral_8x22b_weighs_what_it_weighs() {
     assert_eq!(account.read_per_token, 3_570_032_640 + 81_914_757_120 / 4 + 6144 / 256 * 144);
     for (kind, bytes) in [(KvType::F16, 229_376), (KvType::Q8_0, 121_856), (KvType::F32, 458_752)] {
         assert_eq!(KvTypes { k: kind, v: kind }.bytes_per_token(&spec), bytes, "{kind:?}");
+    }
+}
+
+/// Worked out by hand from the shapes; the router counts, norms and the embedding do not.
+#[test]
+fn multiplications_are_those_of_the_matrices() {
+    let (attention, out) = (6144 * 6144 + 2 * 6144 * 1024, 6144 * 6144);
+    let (router, expert, head) = (6144 * 8, 3 * 6144 * 16384, 6144 * 32768);
+    let sparse = |layers: u64| Macs {
+        layers: layers * (attention + out + router + 2 * expert),
+        last: out + router + 2 * expert,
+        head,
+    };
+    let two = Shape { layers: 2, ..MIXTRAL_8X22B };
+    let dense = Shape { layers: 3, dim: 64, heads: 4, kv_heads: 2, hidden: 96, vocab: 100, experts: 0, active: 0 };
+    let per_layer = 64 * 64 + 2 * 64 * 32;
+    let after = 64 * 64 + 3 * 64 * 96;
+    let rows = [
+        ("8x22B", &MIXTRAL_8X22B, true, sparse(56)),
+        ("two layers of it", &two, true, sparse(2)),
+        ("dense", &dense, true, Macs { layers: 3 * (per_layer + after), last: after, head: 6400 }),
+        ("tied head", &dense, false, Macs { layers: 3 * (per_layer + after), last: after, head: 6400 }),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.gguf");
+    let mut failures = Vec::new();
+    for (name, shape, own_head, expected) in rows {
+        write(&path, shape, |_, _, _| DType::F32, own_head);
+        let gguf = Gguf::open(&path).unwrap();
+        let (spec, _) = ModelSpec::from_gguf(&gguf).unwrap();
+        let manifest = Manifest::new(&spec, &gguf);
+        let found = Account::new(&spec, &manifest, &manifest.resolve(&spec, &gguf).unwrap()).macs;
+        if found != expected {
+            failures.push(format!("{name}: {found:?}, expected {expected:?}"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+    let gop = 2.0 * sparse(2).layers as f64 / 1e9;
+    assert!((gop - 2.77).abs() < 0.005, "{gop}");
+    // A prompt of two layers: all tokens meet what stands before the last feed-forward part, one of them the rest.
+    let (macs, before) = (sparse(2), 2 * attention + out + router + 2 * expert);
+    assert_eq!(macs.of(512, 1), 512 * before + macs.last + head);
+    assert_eq!(macs.of(1, 1), macs.layers + head);
+}
+
+#[test]
+fn windows_bound_what_is_read_of_the_cache() {
+    let shape = Shape { layers: 2, dim: 64, heads: 4, kv_heads: 2, hidden: 96, vocab: 100, experts: 0, active: 0 };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.gguf");
+    write(&path, &shape, |_, _, _| DType::F32, true);
+    let (mut spec, _) = ModelSpec::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
+    let Mixer::Gqa(first) = &mut spec.layers[0].mixer;
+    first.window = Some(4);
+    // Two heads of 16 for keys, two for values, two bytes each.
+    for (held, positions) in [(0, 0), (3, 3 + 3), (4, 4 + 4), (10, 4 + 10)] {
+        assert_eq!(KvTypes::default().bytes_read(&spec, held), positions * 128, "{held}");
     }
 }

@@ -3,6 +3,7 @@
 //! Standard output carries the model's text or the data that was asked for; all else goes to standard error. Only
 //! here is the environment read.
 
+pub mod bench;
 pub mod inspect;
 pub mod list;
 pub mod logits;
@@ -41,6 +42,8 @@ struct Cli {
 enum Command {
     /// Answer one prompt
     Run(Box<run::RunArgs>),
+    /// Measure how fast models and kernels are here
+    Bench(Box<bench::BenchArgs>),
     /// Fetch a model of the catalogue
     Pull(pull::PullArgs),
     /// Show the catalogue and what is cached
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
     };
     let done = match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Pull(args) => pull::run(args),
         Command::List(args) => list::run(args),
         Command::Rm(args) => rm::run(args),

@@ -50,7 +50,8 @@ pub struct ModelArgs {
     pub verbose: bool,
 }
 
-fn kv_type(text: &str) -> Result<KvType, String> {
+/// The type of a cache by its name.
+pub(super) fn kv_type(text: &str) -> Result<KvType, String> {
     match text.to_ascii_lowercase().as_str() {
         "f32" => Ok(KvType::F32),
         "f16" => Ok(KvType::F16),
@@ -69,20 +70,9 @@ fn threads(text: &str) -> Result<i64, String> {
 impl ModelArgs {
     /// Opens a file or a split set, and tells what its user should know.
     pub fn open(&self, path: &Path) -> anyhow::Result<Gguf> {
-        let gguf = Gguf::open_with(path, &OpenOptions { mmap: !self.no_mmap, mlock: self.mlock })?;
-        for warning in gguf.warnings() {
-            tell(format_args!("warning: {warning}"));
-        }
-        let bytes: u64 = gguf.files().map(|(_, bytes)| bytes).sum();
+        let gguf = open(path, &OpenOptions { mmap: !self.no_mmap, mlock: self.mlock })?;
         if self.verbose {
-            tell(format_args!("{}: {:.2} GB", path.display(), bytes as f64 / 1e9));
-        }
-        if let Some(memory) = memory().filter(|&memory| bytes > memory) {
-            tell(format_args!(
-                "note: {:.1} GB of weights are more than the {:.1} GB of memory: they are read from the disk again and again, which takes long",
-                bytes as f64 / 1e9,
-                memory as f64 / 1e9
-            ));
+            tell(format_args!("{}: {:.2} GB", path.display(), bytes(&gguf) as f64 / 1e9));
         }
         Ok(gguf)
     }
@@ -101,10 +91,7 @@ impl ModelArgs {
         let spec = &model.spec;
         let kv = KvTypes { k: self.cache_type_k, v: self.cache_type_v };
         let per_token = kv.bytes_per_token(spec);
-        let fits = |n_ctx: usize| {
-            // The system refuses what is more than all its memory; the engine would find no way to go on.
-            per_token.checked_mul(n_ctx).is_some_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
-        };
+        let fits = |n_ctx: usize| fits_in_memory(per_token, n_ctx);
         let n_ctx = match self.ctx_size {
             0 => {
                 let wanted = most.min(recommended.unwrap_or(spec.context).min(spec.context));
@@ -149,8 +136,35 @@ impl ModelArgs {
     }
 }
 
+/// Opens a file or a split set, and tells what its user should know.
+pub(super) fn open(path: &Path, options: &OpenOptions) -> anyhow::Result<Gguf> {
+    let gguf = Gguf::open_with(path, options)?;
+    for warning in gguf.warnings() {
+        tell(format_args!("warning: {warning}"));
+    }
+    let bytes = bytes(&gguf);
+    if let Some(memory) = memory().filter(|&memory| bytes > memory) {
+        tell(format_args!(
+            "note: {:.1} GB of weights are more than the {:.1} GB of memory: they are read from the disk again and again, which takes long",
+            bytes as f64 / 1e9,
+            memory as f64 / 1e9
+        ));
+    }
+    Ok(gguf)
+}
+
+fn bytes(gguf: &Gguf) -> u64 {
+    gguf.files().map(|(_, bytes)| bytes).sum()
+}
+
+/// Whether a cache of `n_ctx` positions can be had. The system refuses what is more than all its memory; the engine
+/// would find no way to go on.
+pub(super) fn fits_in_memory(per_token: usize, n_ctx: usize) -> bool {
+    per_token.checked_mul(n_ctx).is_some_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
+}
+
 /// The best instruction set of this machine, or the one that `OSTRO_CPU` names.
-fn cpu() -> anyhow::Result<Cpu> {
+pub(super) fn cpu() -> anyhow::Result<Cpu> {
     let Some(name) = std::env::var_os("OSTRO_CPU").filter(|name| !name.is_empty()) else { return Ok(Cpu::detect()) };
     let name = name.to_string_lossy();
     Cpu::by_name(&name).with_context(|| {
@@ -167,7 +181,7 @@ fn memory() -> Option<u64> {
 }
 
 /// Cores, as hyper-threads share the units that the kernels use; no more than the process may run on.
-fn physical_cores() -> usize {
+pub(super) fn physical_cores() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
     num_cpus::get_physical().clamp(1, allowed)
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 /// Flags of one dash and several letters, and what they are called here. Longer spellings are aliases in clap.
 const LONG_SHORTS: &[(&str, &str)] =
-    &[("-ub", "--ubatch-size"), ("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v")];
+    &[("-ub", "--ubatch-size"), ("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v"), ("-pg", "--prompt-gen")];
 
 /// Flags of llama.cpp that are not here, whose first letter is a flag of ours: `-fa` is no file `a`. They become
 /// their long form, which clap refuses by its name.
@@ -13,6 +13,8 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("-cmoe", "--cpu-moe"),
     ("-cnv", "--conversation"),
     ("-co", "--color"),
+    ("-dev", "--device"),
+    ("-dio", "--direct-io"),
     ("-fa", "--flash-attn"),
     ("-fit", "--fit"),
     ("-hf", "--hf-repo"),
@@ -21,13 +23,17 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("-hft", "--hf-token"),
     ("-mg", "--main-gpu"),
     ("-mli", "--multiline-input"),
+    ("-mmp", "--mmap"),
     ("-mu", "--model-url"),
     ("-ncmoe", "--n-cpu-moe"),
     ("-ngl", "--gpu-layers"),
     ("-nkvo", "--no-kv-offload"),
     ("-no-cnv", "--no-conversation"),
+    ("-nopo", "--no-op-offload"),
     ("-np", "--parallel"),
     ("-nr", "--no-repack"),
+    ("-oe", "--output-err"),
+    ("-ot", "--override-tensor"),
     ("-sm", "--split-mode"),
     ("-sp", "--special"),
     ("-st", "--single-turn"),
@@ -78,6 +84,7 @@ mod tests {
             ("ostro run -u -t 2", "ostro run -u -t 2"),
             ("ostro run --n_predict 5 --top_k=3 a_b", "ostro run --n-predict 5 --top-k=3 a_b"),
             ("ostro run --prompt --a_b --temp=a_b", "ostro run --prompt --a_b --temp=a_b"),
+            ("ostro bench -pg 8,4 -p 0 -mmp 0 -oe md", "ostro bench --prompt-gen 8,4 -p 0 --mmap 0 --output-err md"),
             ("ostro run -fa on -ngl 99", "ostro run --flash-attn on --gpu-layers 99"),
             ("ostro run -fa_b -n5", "ostro run -fa_b -n5"),
         ];

@@ -30,6 +30,18 @@ impl KvTypes {
         };
         spec.layers.iter().map(|l| layer(&l.mixer)).sum()
     }
+
+    /// Bytes that a token reads when the cache holds `held` positions with its own: where a layer has a window, no more
+    /// than that.
+    pub fn bytes_read(self, spec: &ModelSpec, held: usize) -> usize {
+        let layer = |mixer: &Mixer| match mixer {
+            Mixer::Gqa(a) => {
+                let row = self.k.row_bytes(a.head_dim) + self.v.row_bytes(a.v_dim);
+                a.n_kv_heads * row * held.min(a.window.unwrap_or(held))
+            }
+        };
+        spec.layers.iter().map(|l| layer(&l.mixer)).sum()
+    }
 }
 
 /// Keys and values of one layer of one sequence.

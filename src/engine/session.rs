@@ -23,6 +23,17 @@ impl<'e, 'm> Session<'e, 'm> {
         &self.tokens
     }
 
+    /// The engine that it drives.
+    pub fn engine(&self) -> &Engine<'m> {
+        self.engine
+    }
+
+    /// Forgets the tokens from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.engine.truncate(self.seq, len);
+        self.tokens.truncate(len);
+    }
+
     /// Positions left.
     pub fn room(&self) -> usize {
         self.engine.n_ctx() - self.tokens.len()

@@ -291,7 +291,7 @@ impl Manifest {
 }
 
 /// Types that a weight matrix may have: all floats and blocks, but neither integers nor activation formats.
-fn computable(dtype: DType) -> bool {
+pub fn computable(dtype: DType) -> bool {
     use DType::*;
     !matches!(dtype, I8 | I16 | I32 | I64 | F64 | Q8_1 | Q8_K)
 }

@@ -11,11 +11,11 @@ mod manifest;
 pub mod rope;
 mod spec;
 
-pub use account::Account;
+pub use account::{Account, Macs};
 pub use arch::architectures;
 pub use error::Error;
 pub use header::Header;
-pub use manifest::{Binding, Manifest, Part, Role, Slot, Source};
+pub use manifest::{Binding, Manifest, Part, Role, Slot, Source, computable};
 pub use spec::{
     Activation, Ffn, Gated, Gqa, Layer, Mixer, ModelSpec, Moe, Norm, NormKind, Pairs, Residual, RopeScaling, RopeSpec,
     Router,

@@ -122,7 +122,7 @@ fn broken_bytes() {
     ];
     // Every command that opens a file says the same.
     let lines = |(file, error): (&str, &str)| {
-        ["inspect FILE", "run FILE -p hi", "logits FILE --tokens 1 -o out.npy", "tokenize FILE -p hi"]
+        ["inspect FILE", "run FILE -p hi", "bench FILE", "logits FILE --tokens 1 -o out.npy", "tokenize FILE -p hi"]
             .map(|line| (line.replace("FILE", file), error.to_owned()))
     };
     let rows: Vec<_> = rows.into_iter().flat_map(lines).collect();
@@ -552,9 +552,14 @@ fn prompts_files_and_flags() {
 #[test]
 fn a_full_disk_behind_standard_output() {
     let folder = folder_with(&[("tiny.gguf", Tiny::new(Experts::None))]);
-    for line in
-        ["run tiny.gguf -p hi", "tokenize tiny.gguf -p hi", "inspect tiny.gguf", "inspect --json tiny.gguf", "list"]
-    {
+    for line in [
+        "run tiny.gguf -p hi",
+        "bench tiny.gguf -p 2 -r 1",
+        "tokenize tiny.gguf -p hi",
+        "inspect tiny.gguf",
+        "inspect --json tiny.gguf",
+        "list",
+    ] {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let done = Done::from(ostro(folder.path(), words(line)).stdout(full).output().unwrap());
         let error = "error: standard output: cannot be written: No space left on device (os error 28)\n";

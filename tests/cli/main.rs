@@ -1,5 +1,6 @@
 //! `ostro` as its users meet it: the process, its output, its errors and its exit codes. The models are made here.
 
+mod bench;
 mod errors;
 mod logits;
 mod run;
