@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
-"""Time Ostro and llama.cpp in turn on one GGUF file: a prompt of about 512 tokens, and 64 tokens one by one.
+"""Time Ostro and llama.cpp in turn on GGUF files: a prompt of 512 tokens, and 64 tokens one by one.
 
-Needs llama-cpp-python, built for this machine. Usage: peer_speed.py MODEL.gguf [--ostro PATH] [-r 5] [-t 2] [--plain]
-Prints a line a turn and the medians of the ratios. --plain keeps llama.cpp from repacking weights, which also keeps it
-from instructions of the processor that a virtual machine may announce and not have.
+Needs llama-cpp-python, built for this machine (CMAKE_ARGS="-DGGML_NATIVE=ON" pip install --no-binary llama-cpp-python
+llama-cpp-python). Usage: peer_speed.py MODEL.gguf... [--ostro PATH] [-r 5] [-t 2] [--plain]
+Prints a line a turn, then a row of a table for each file: medians of both, of the ratios within a turn, and of the
+shares of the machine's limits that `ostro bench` tells. --plain keeps llama.cpp from repacking weights, which also keeps
+it from instructions of the processor that a virtual machine may announce and not have.
 """
-import argparse, os, re, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, subprocess, sys, time
+from pathlib import Path
+from statistics import median
 import llama_cpp as L
 
 
-def llama(path, threads, n_prompt, n, plain):
+def llama(path, threads, n_prompt, n_gen, plain):
     """Tokens per second of llama.cpp: prompt, generation; after one turn to warm up."""
     mp = L.llama_model_default_params()
     if plain:
         mp.use_extra_bufts = False
-    model = L.llama_model_load_from_file(path.encode(), mp)
+    model = L.llama_model_load_from_file(str(path).encode(), mp)
     cp = L.llama_context_default_params()
     cp.n_ctx, cp.n_batch, cp.n_ubatch, cp.n_threads, cp.n_threads_batch = 1024, 1024, 512, threads, threads
     ctx = L.llama_init_from_model(model, cp)
@@ -24,54 +28,58 @@ def llama(path, threads, n_prompt, n, plain):
         assert L.llama_decode(ctx, L.llama_batch_get_one(tokens, len(tokens))) == 0
         L.llama_synchronize(ctx)
 
-    for _ in range(2):
+    prompts, generated = [], []
+    for _ in range(3):
         L.llama_memory_clear(L.llama_get_memory(ctx), True)
         start = time.perf_counter()
-        decode([100 + i % 400 for i in range(n_prompt)])
-        prompt = n_prompt / (time.perf_counter() - start)
+        decode([100 + i * 37 % 400 for i in range(n_prompt)])
+        prompts.append(n_prompt / (time.perf_counter() - start))
         L.llama_memory_clear(L.llama_get_memory(ctx), True)
         decode([100])
         start = time.perf_counter()
-        for i in range(n):
+        for i in range(n_gen):
             decode([100 + i])
-        generated = n / (time.perf_counter() - start)
+        generated.append(n_gen / (time.perf_counter() - start))
     L.llama_free(ctx)
     L.llama_model_free(model)
-    return prompt, generated
+    return median(prompts[1:]), median(generated[1:])
 
 
-def ostro(command, path, threads, text, n):
-    """The same of Ostro, from its statistics lines, and the tokens of the prompt."""
-    def stats(*args):
-        args = [command, "run", path, "--raw", "--no-display-prompt", "--temp", "0", "--stats", "-t", str(threads), *args]
-        return subprocess.run(args, capture_output=True, text=True, check=True).stderr
-    tokens, prompt = re.search(r"prompt (\d+) tokens, ([\d.]+) tokens/s", stats("-f", text, "-n", "1")).groups()
-    generated = re.search(r"generated \d+ tokens, ([\d.]+) tokens/s", stats("-p", "A", "-n", str(n + 1), "--ignore-eos"))
-    return int(tokens), float(prompt), float(generated.group(1))
+def ostro(command, path, threads, n_prompt, n_gen):
+    """Tests of `ostro bench`: of the prompt, of generation."""
+    args = [command, "bench", path, "-p", n_prompt, "-n", n_gen, "-r", 2, "-t", threads, "-o", "json"]
+    prompt, gen = json.loads(subprocess.run([str(a) for a in args], capture_output=True, check=True).stdout)
+    return prompt, gen
 
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument("model")
+    a.add_argument("models", nargs="+", type=Path)
     a.add_argument("--ostro", default="target/release/ostro")
     a.add_argument("-r", type=int, default=5)
     a.add_argument("-t", type=int, default=os.cpu_count())
+    a.add_argument("-p", type=int, default=512)
     a.add_argument("-n", type=int, default=64)
     a.add_argument("--plain", action="store_true")
     o = a.parse_args()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     L.llama_backend_init()
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
-        text.write("the " * 511)
-        text.flush()
-        ratios = []
-        for turn in range(o.r):
-            tokens, pp, tg = ostro(o.ostro, o.model, o.t, text.name, o.n)
-            lp, lg = llama(o.model, o.t, tokens, o.n, o.plain)
-            ratios.append((pp / lp, tg / lg))
-            print(f"pp{tokens}: ostro {pp:.0f}, llama.cpp {lp:.0f} t/s, ratio {pp / lp:.2f};",
-                  f"tg{o.n}: ostro {tg:.1f}, llama.cpp {lg:.1f} t/s, ratio {tg / lg:.2f}", flush=True)
-    print(f"median ratios: prompt {statistics.median(r[0] for r in ratios):.2f}, generation {statistics.median(r[1] for r in ratios):.2f}")
+    rows = []
+    for path in o.models:
+        turns = []
+        for _ in range(o.r):
+            prompt, gen = ostro(o.ostro, path, o.t, o.p, o.n)
+            pp, tg, (lp, lg) = prompt["avg_ts"], gen["avg_ts"], llama(path, o.t, o.p, o.n, o.plain)
+            turns.append((pp, lp, pp / lp, prompt["share_int8"], tg, lg, tg / lg, gen["share_read"]))
+            print(f"{path.name}: pp{o.p} {pp:.1f}, llama.cpp {lp:.1f}, ratio {pp / lp:.2f}, {prompt['share_int8']:.0%} of",
+                  f"{prompt['limit_int8_gop_s']:.0f} GOP/s; tg{o.n} {tg:.1f}, llama.cpp {lg:.1f}, ratio {tg / lg:.2f},",
+                  f"{gen['share_read']:.0%} of {gen['limit_read_gb_s']:.1f} GB/s", flush=True)
+        rows.append((path.name, [median(column) for column in zip(*turns)]))
+    print(f"\n| model | pp{o.p}, t/s | llama.cpp | ratio | of int8 peak | tg{o.n}, t/s | llama.cpp | ratio | of reading |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, (pp, lp, rp, si, tg, lg, rg, sr) in rows:
+        print(f"| {name} | {pp:.0f} | {lp:.0f} | {rp:.2f} | {si:.0%} | {tg:.1f} | {lg:.1f} | {rg:.2f} | {sr:.0%} |")
 
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())
