@@ -1,20 +1,17 @@
-//! Rows times one column: native blocks streamed once, four rows at a time so that a core follows four streams.
+//! Rows times one column: native blocks streamed once (`cpu/streams.rs`).
 //!
 //! Thirty-two weights at a time are unpacked to bytes in their natural order, so the activations are read as they lie.
 
 use std::arch::x86_64::*;
 
 use crate::DType;
-use crate::cpu::kernels::{Gemv, Rows};
+use crate::cpu::kernels::Gemv;
 
 pub(super) use floats::dot;
 
 mod blocks256;
 mod blocks32;
 mod floats;
-
-/// Rows in flight.
-const ROWS: usize = 4;
 
 pub(super) fn kernel(dtype: DType) -> Option<Gemv> {
     use crate::block::*;
@@ -38,31 +35,6 @@ pub(super) fn kernel(dtype: DType) -> Option<Gemv> {
         DType::IQ4_XS => Gemv::Q8x256(blocks256::gemv::<BlockIQ4_XS>),
         _ => return None,
     })
-}
-
-/// `ROWS` rows at a time, then one at a time: `$call` does `$R` rows from row `$i` on.
-macro_rules! by_rows {
-    ($rows:expr, |$i:ident, $R:ident| $call:expr) => {{
-        let n = $rows;
-        let mut $i = 0;
-        while $i + ROWS <= n {
-            const $R: usize = ROWS;
-            $call;
-            $i += ROWS;
-        }
-        while $i < n {
-            const $R: usize = 1;
-            $call;
-            $i += 1;
-        }
-    }};
-}
-use by_rows;
-
-/// The first blocks of `R` rows.
-#[inline]
-fn starts<const R: usize>(rows: Rows<'_>, i: usize) -> [*const u8; R] {
-    std::array::from_fn(|r| rows.row(i + r).as_ptr())
 }
 
 #[inline]

@@ -1,4 +1,4 @@
-//! Rows times one column: native blocks streamed once, four rows at a time so that a core follows four streams.
+//! Rows times one column: native blocks streamed once (`cpu/streams.rs`).
 //!
 //! Thirty-two weights at a time are unpacked to signed bytes in their natural order, so the activations are read as
 //! they lie.
@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 
 use crate::DType;
 use crate::block::F16Bytes;
-use crate::cpu::kernels::{Gemv, Rows};
+use crate::cpu::kernels::Gemv;
 use crate::float::neon::Neon;
 use crate::float::simd::Simd;
 
@@ -16,9 +16,6 @@ pub(super) use floats::dot;
 mod blocks256;
 mod blocks32;
 mod floats;
-
-/// Rows in flight.
-const ROWS: usize = 4;
 
 pub(super) fn kernel(dtype: DType) -> Option<Gemv> {
     use crate::block::*;
@@ -42,17 +39,6 @@ pub(super) fn kernel(dtype: DType) -> Option<Gemv> {
         DType::IQ4_XS => Gemv::Q8x256(blocks256::gemv::<BlockIQ4_XS>),
         _ => return None,
     })
-}
-
-/// `dots` of each four rows, given where they begin. The last four repeat the last row; what comes of it is dropped.
-#[inline(always)]
-fn by_rows(rows: Rows<'_>, out: &mut [f32], dots: impl Fn([*const u8; ROWS]) -> [f32; ROWS]) {
-    assert_eq!(rows.len(), out.len());
-    for (i, out) in out.chunks_mut(ROWS).enumerate() {
-        let last = out.len() - 1;
-        let four = dots(std::array::from_fn(|r| rows.row(i * ROWS + r.min(last)).as_ptr()));
-        out.copy_from_slice(&four[..=last]);
-    }
 }
 
 /// Thirty-two bytes.

@@ -9,10 +9,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{ROWS, bits, by_rows, half, load, lookup, nibbles16, pairs, starts, sum};
+use super::{bits, half, load, lookup, nibbles16, pairs, sum};
 use crate::acts::Col256;
 use crate::block::*;
 use crate::cpu::kernels::Rows;
+use crate::cpu::streams::{STREAMS, ahead, by_rows};
 use crate::quantize::KVALUES_IQ4NL;
 
 /// What a block of 256 is to this loop.
@@ -151,17 +152,17 @@ static SPREAD32: Spread = spread(32);
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn gemv<B: Block256>(rows: Rows<'_>, x: Col256<'_>, out: &mut [f32]) {
     let n = x.d.len();
-    assert!(rows.row_bytes() == n * size_of::<B>() && x.q.len() == n * 256 && rows.len() == out.len());
+    assert!(rows.row_bytes() == n * size_of::<B>() && x.q.len() == n * 256);
     assert!(x.sum16.len() == n * 16 && x.sum32.len() == n * 8);
     // SAFETY: rows and column have the same number of blocks.
-    by_rows!(rows.len(), |i, R| unsafe { dots::<B, R>(starts(rows, i), x, &mut out[i..]) });
+    by_rows(rows, out, |w| unsafe { dots::<B>(w, x) });
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<B: Block256, const R: usize>(w: [*const u8; R], x: Col256<'_>, out: &mut [f32]) {
-    let mut f = [_mm256_setzero_ps(); R];
-    let mut below = [_mm256_setzero_ps(); R];
+unsafe fn dots<B: Block256>(w: [*const u8; STREAMS], x: Col256<'_>) -> [f32; STREAMS] {
+    let mut f = [_mm256_setzero_ps(); STREAMS];
+    let mut below = [_mm256_setzero_ps(); STREAMS];
     let spread = if B::SUB == 16 { &SPREAD16 } else { &SPREAD32 };
     for (b, d) in x.d.iter().enumerate() {
         // SAFETY: block `b` of rows and column.
@@ -171,8 +172,10 @@ unsafe fn dots<B: Block256, const R: usize>(w: [*const u8; R], x: Col256<'_>, ou
             } else {
                 _mm256_zextsi128_si256(_mm_loadu_si128(x.sum32.as_ptr().add(b * 8).cast()))
             };
-            for r in 0..R {
-                let block = &*w[r].cast::<B>().add(b);
+            for r in 0..STREAMS {
+                let block = w[r].cast::<B>().add(b);
+                ahead(STREAMS, block.cast(), size_of::<B>());
+                let block = &*block;
                 let (scales, mins) = block.scales();
                 let first = _mm256_permute4x64_epi64::<0x44>(scales);
                 let second = if B::SUB == 16 { _mm256_permute4x64_epi64::<0xee>(scales) } else { first };
@@ -205,7 +208,5 @@ unsafe fn dots<B: Block256, const R: usize>(w: [*const u8; R], x: Col256<'_>, ou
             }
         }
     }
-    for r in 0..R {
-        out[r] = sum(_mm256_sub_ps(f[r], below[r]));
-    }
+    std::array::from_fn(|r| sum(_mm256_sub_ps(f[r], below[r])))
 }

@@ -4,10 +4,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{ROWS, by_rows, half, load, lookup, nibbles16, pairs, starts, sum};
+use super::{half, load, lookup, nibbles16, pairs, sum};
 use crate::acts::Col32;
 use crate::block::*;
 use crate::cpu::kernels::Rows;
+use crate::cpu::streams::{STREAMS, ahead, by_rows};
 use crate::quantize::{KVALUES_FP4, KVALUES_IQ4NL, e8m0_half_to_f32};
 
 /// What a block of 32 is to this loop.
@@ -70,25 +71,26 @@ block32! {
 pub(super) unsafe fn gemv<B: Block32>(rows: Rows<'_>, x: Col32<'_>, out: &mut [f32]) {
     let n = x.d.len();
     assert!(rows.row_bytes() == n * size_of::<B>() && x.q.len() == n * 32 && x.ds.len() == n);
-    assert!(rows.len() == out.len());
     // SAFETY: rows and column have the same number of blocks.
-    by_rows!(rows.len(), |i, R| unsafe { dots::<B, R>(starts(rows, i), x, &mut out[i..]) });
+    by_rows(rows, out, |w| unsafe { dots::<B>(w, x) });
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<B: Block32, const R: usize>(w: [*const u8; R], x: Col32<'_>, out: &mut [f32]) {
+unsafe fn dots<B: Block32>(w: [*const u8; STREAMS], x: Col32<'_>) -> [f32; STREAMS] {
     let ones = _mm256_set1_epi16(1);
-    let mut f = [_mm256_setzero_ps(); R];
-    let mut mins = [0.0f32; R];
+    let mut f = [_mm256_setzero_ps(); STREAMS];
+    let mut mins = [0.0f32; STREAMS];
     for (b, (&d, &ds)) in x.d.iter().zip(x.ds).enumerate() {
         // SAFETY: block `b` of rows and column.
         unsafe {
             let a = _mm256_loadu_si256(x.q.as_ptr().add(b * 32).cast());
             // The offset times the activations, lane by lane.
             let below = _mm256_maddubs_epi16(_mm256_set1_epi8(B::OFFSET.unwrap_or(0) as i8), a);
-            for r in 0..R {
-                let block = &*w[r].cast::<B>().add(b);
+            for r in 0..STREAMS {
+                let block = w[r].cast::<B>().add(b);
+                ahead(STREAMS, block.cast(), size_of::<B>());
+                let block = &*block;
                 let dot = match B::SIGNED {
                     true => pairs::<true>(block.weights(), a),
                     false => pairs::<false>(block.weights(), a),
@@ -103,7 +105,5 @@ unsafe fn dots<B: Block32, const R: usize>(w: [*const u8; R], x: Col32<'_>, out:
             }
         }
     }
-    for r in 0..R {
-        out[r] = sum(f[r]) + mins[r];
-    }
+    std::array::from_fn(|r| sum(f[r]) + mins[r])
 }

@@ -4,9 +4,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{ROWS, by_rows, starts, sum};
+use super::sum;
 use crate::cpu::kernels::Rows;
 use crate::cpu::pack::{BF16, F16, F32, Float};
+use crate::cpu::streams::{STREAMS, ahead, by_rows};
 
 /// Eight weights.
 pub(super) trait Load: Float {
@@ -45,17 +46,18 @@ impl Load for BF16 {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn gemv<F: Load>(rows: Rows<'_>, x: &[f32], out: &mut [f32]) {
-    assert!(rows.row_bytes() == x.len() * F::BYTES && rows.len() == out.len());
+    assert!(rows.row_bytes() == x.len() * F::BYTES);
     // SAFETY: rows and column have the same length.
-    by_rows!(rows.len(), |i, R| unsafe { dots::<F, R>(starts(rows, i), x, &mut out[i..]) });
+    by_rows(rows, out, |w| unsafe { dots::<F, STREAMS>(w, x) });
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<F: Load, const R: usize>(w: [*const u8; R], x: &[f32], out: &mut [f32]) {
+unsafe fn dots<F: Load, const R: usize>(w: [*const u8; R], x: &[f32]) -> [f32; R] {
     let mut f = [[_mm256_setzero_ps(); 2]; R];
     let (chunks, rest) = x.as_chunks::<16>();
     for (b, x) in chunks.iter().enumerate() {
+        w.iter().for_each(|w| ahead(R, w.wrapping_add(16 * b * F::BYTES), 16 * F::BYTES));
         for h in 0..2 {
             // SAFETY: 16 floats; as many weights.
             unsafe {
@@ -66,25 +68,20 @@ unsafe fn dots<F: Load, const R: usize>(w: [*const u8; R], x: &[f32], out: &mut 
             }
         }
     }
-    for r in 0..R {
-        out[r] = sum(_mm256_add_ps(f[r][0], f[r][1]));
+    std::array::from_fn(|r| {
+        let mut sum = sum(_mm256_add_ps(f[r][0], f[r][1]));
         for (i, x) in rest.iter().enumerate() {
-            let at = (x_len(chunks) + i) * F::BYTES;
+            let at = (16 * chunks.len() + i) * F::BYTES;
             // SAFETY: a weight of the row.
-            out[r] += F::one(unsafe { std::slice::from_raw_parts(w[r].add(at), F::BYTES) }) * x;
+            sum += F::one(unsafe { std::slice::from_raw_parts(w[r].add(at), F::BYTES) }) * x;
         }
-    }
-}
-
-fn x_len(chunks: &[[f32; 16]]) -> usize {
-    chunks.len() * 16
+        sum
+    })
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn dot(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    let mut out = [0.0];
     // SAFETY: the same length.
-    unsafe { dots::<F32, 1>([a.as_ptr().cast()], b, &mut out) };
-    out[0]
+    unsafe { dots::<F32, 1>([a.as_ptr().cast()], b)[0] }
 }

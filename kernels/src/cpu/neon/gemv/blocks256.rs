@@ -4,11 +4,12 @@
 
 use std::arch::aarch64::*;
 
-use super::{Pair, ROWS, bits, by_rows, half, less, load, lookup, nibbles16, or};
+use super::{Pair, bits, half, less, load, lookup, nibbles16, or};
 use crate::acts::Col256;
 use crate::block::*;
 use crate::cpu::kernels::Rows;
 use crate::cpu::neon::sdot;
+use crate::cpu::streams::{STREAMS, ahead, by_rows};
 use crate::quantize::KVALUES_IQ4NL;
 
 /// What a block of 256 is to this loop.
@@ -128,13 +129,15 @@ pub(super) unsafe fn gemv<B: Block256>(rows: Rows<'_>, x: Col256<'_>, out: &mut 
 
 #[inline]
 #[target_feature(enable = "dotprod")]
-unsafe fn dots<B: Block256>(w: [*const u8; ROWS], x: Col256<'_>) -> [f32; ROWS] {
-    let mut f = [vdupq_n_f32(0.0); ROWS];
+unsafe fn dots<B: Block256>(w: [*const u8; STREAMS], x: Col256<'_>) -> [f32; STREAMS] {
+    let mut f = [vdupq_n_f32(0.0); STREAMS];
     for (b, d) in x.d.iter().enumerate() {
-        for r in 0..ROWS {
+        for r in 0..STREAMS {
             // SAFETY: block `b` of rows and column.
             unsafe {
-                let block = &*w[r].cast::<B>().add(b);
+                let block = w[r].cast::<B>().add(b);
+                ahead(STREAMS, block.cast(), size_of::<B>());
+                let block = &*block;
                 let (scales, mins) = block.scales();
                 let (scales, mins) = (signed(scales), signed(mins));
                 let wide = scales.map(|eight| [vmovl_s16(vget_low_s16(eight)), vmovl_high_s16(eight)]);

@@ -4,11 +4,12 @@
 
 use std::arch::aarch64::*;
 
-use super::{Pair, ROWS, by_rows, half, less, load, lookup, nibbles16, or};
+use super::{Pair, half, less, load, lookup, nibbles16, or};
 use crate::acts::Col32;
 use crate::block::*;
 use crate::cpu::kernels::Rows;
 use crate::cpu::neon::sdot;
+use crate::cpu::streams::{STREAMS, ahead, by_rows};
 use crate::quantize::{KVALUES_FP4, KVALUES_IQ4NL, e8m0_half_to_f32};
 
 /// What a block of 32 is to this loop.
@@ -75,15 +76,17 @@ pub(super) unsafe fn gemv<B: Block32>(rows: Rows<'_>, x: Col32<'_>, out: &mut [f
 
 #[inline]
 #[target_feature(enable = "dotprod")]
-unsafe fn dots<B: Block32>(w: [*const u8; ROWS], x: Col32<'_>) -> [f32; ROWS] {
-    let mut f = [vdupq_n_f32(0.0); ROWS];
-    let mut mins = [0.0; ROWS];
+unsafe fn dots<B: Block32>(w: [*const u8; STREAMS], x: Col32<'_>) -> [f32; STREAMS] {
+    let mut f = [vdupq_n_f32(0.0); STREAMS];
+    let mut mins = [0.0; STREAMS];
     for (b, (&d, &ds)) in x.d.iter().zip(x.ds).enumerate() {
         // SAFETY: block `b` of rows and column.
         unsafe {
             let a = [0, 16].map(|i| vld1q_s8(x.q.as_ptr().add(b * 32 + i)));
-            for r in 0..ROWS {
-                let block = &*w[r].cast::<B>().add(b);
+            for r in 0..STREAMS {
+                let block = w[r].cast::<B>().add(b);
+                ahead(STREAMS, block.cast(), size_of::<B>());
+                let block = &*block;
                 let w = block.weights();
                 let dot = sdot(sdot(vdupq_n_s32(0), w[0], a[0]), w[1], a[1]);
                 let (scale, min) = block.head();

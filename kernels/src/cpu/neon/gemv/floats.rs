@@ -4,9 +4,9 @@
 
 use std::arch::aarch64::*;
 
-use super::by_rows;
 use crate::cpu::kernels::Rows;
 use crate::cpu::pack::{BF16, F16, F32, Float};
+use crate::cpu::streams::{STREAMS, ahead, by_rows};
 use crate::float::neon::Neon;
 use crate::float::simd::Simd;
 
@@ -44,7 +44,7 @@ impl Load for BF16 {
 pub(super) unsafe fn gemv<F: Load>(rows: Rows<'_>, x: &[f32], out: &mut [f32]) {
     assert!(rows.row_bytes() == x.len() * F::BYTES);
     // SAFETY: rows and column have the same length.
-    by_rows(rows, out, |w| unsafe { dots::<F, _>(w, x) });
+    by_rows(rows, out, |w| unsafe { dots::<F, STREAMS>(w, x) });
 }
 
 #[inline]
@@ -54,6 +54,7 @@ unsafe fn dots<F: Load, const R: usize>(w: [*const u8; R], x: &[f32]) -> [f32; R
         let mut f = [[vdupq_n_f32(0.0); 2]; R];
         let (chunks, rest) = x.as_chunks::<8>();
         for (b, x) in chunks.iter().enumerate() {
+            w.iter().for_each(|w| ahead(R, w.wrapping_add(8 * b * F::BYTES), 8 * F::BYTES));
             for h in 0..2 {
                 let x = vld1q_f32(x.as_ptr().add(4 * h));
                 for r in 0..R {
