@@ -16,8 +16,8 @@ mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod pack;
 mod scalar;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod streams;
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
+pub(crate) mod streams;
 
 use kernels::Kernels;
 

@@ -35,8 +35,14 @@ pub(crate) fn by_rows<const N: usize>(rows: Rows<'_>, out: &mut [f32], dots: imp
 /// Asks for what a stream, one of `n`, reads a while after the `bytes` bytes at `at`.
 #[inline(always)]
 pub(crate) fn ahead(n: usize, at: *const u8, bytes: usize) {
+    ask(at.wrapping_add(AHEAD / n), bytes);
+}
+
+/// Asks for the `bytes` bytes at `at`, which need not exist.
+#[inline(always)]
+pub(crate) fn ask(at: *const u8, bytes: usize) {
     for i in (0..bytes).step_by(64) {
-        let at = at.wrapping_add(AHEAD / n + i);
+        let at = at.wrapping_add(i);
         #[cfg(target_arch = "x86_64")]
         // SAFETY: any address may be asked for.
         unsafe {
@@ -48,5 +54,7 @@ pub(crate) fn ahead(n: usize, at: *const u8, bytes: usize) {
         unsafe {
             std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) at, options(nostack, preserves_flags, readonly));
         }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = at;
     }
 }

@@ -3,6 +3,7 @@
 use crate::acts::{ActKind, Acts};
 use crate::buf::Buf;
 use crate::cpu::kernels::{Columns, Gemm, Gemv, Kernels, PANEL_ROWS, Panel, Rows, Span};
+use crate::cpu::streams::ask;
 use crate::{Activation, Cpu, DType, Mat, float};
 
 /// From this many columns on, unpacking a panel pays.
@@ -13,6 +14,8 @@ const BLOCK_COLUMNS: usize = 512;
 const MAX_CHUNK: usize = 512;
 /// Weights of a task of one column, about: a quarter of a megabyte at four bits.
 const STREAM_WEIGHTS: usize = 1 << 19;
+/// Columns that are multiplied between two requests for memory: a multiple of the width of every tile.
+const ASK_COLUMNS: usize = 24;
 /// Rows that are multiplied with one column after the other while they are in L1.
 const ROWS_IN_L1: usize = 4;
 
@@ -213,11 +216,23 @@ impl<'a> Call<'_, 'a> {
             let rows = gemm.rows.min(w.len() - row);
             for at in (0..k).step_by(gemm.chunk) {
                 let span = Span { rows, k: at, len: gemm.chunk.min(k - at) };
+                let w = w.slice(row, rows);
                 // SAFETY: the instructions exist; the span lies within the rows, and rows and columns are of one
                 // length.
-                unsafe {
-                    (gemm.pack)(w.slice(row, rows), span, panel);
-                    (gemm.tile)(panel, span, self.x, columns, &mut sums[row..]);
+                unsafe { (gemm.pack)(w, span, panel) };
+                // The rows' next chunks are small and far apart, which no processor foresees: they are asked for
+                // while this one is multiplied, some with each few columns.
+                let bytes = |at: usize| w.row_bytes() * at.min(k) / k;
+                let (next, end) = (bytes(at + span.len), bytes(at + 2 * span.len));
+                let pieces = columns.len().div_ceil(ASK_COLUMNS);
+                for piece in 0..pieces {
+                    for i in piece * rows / pieces..(piece + 1) * rows / pieces {
+                        ask(w.row(i).as_ptr().wrapping_add(next), end - next);
+                    }
+                    let first = piece * ASK_COLUMNS;
+                    let columns = columns.slice(first, ASK_COLUMNS.min(columns.len() - first));
+                    // SAFETY: as above.
+                    unsafe { (gemm.tile)(panel, span, self.x, columns, &mut sums[first * PANEL_ROWS + row..]) };
                 }
             }
         }
