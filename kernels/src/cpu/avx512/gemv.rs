@@ -53,3 +53,21 @@ fn both_halves(bytes: &[u8; 32]) -> __m512i {
 fn halves(low: i32, high: i32) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_set1_epi32(low), _mm256_set1_epi32(high))
 }
+
+/// Four times sixteen bytes, one in each quarter.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn quarters([a, b, c, d]: [__m128i; 4]) -> __m512i {
+    let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b);
+    let v = _mm512_inserti32x4::<2>(_mm512_castsi256_si512(low), c);
+    _mm512_inserti32x4::<3>(v, d)
+}
+
+/// The first sixteen bytes of a longer array or block.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn first16<T: Copy>(bytes: &T) -> __m128i {
+    const { assert!(size_of::<T>() >= 16) };
+    // SAFETY: as many bytes, as asserted.
+    unsafe { _mm_loadu_si128((&raw const *bytes).cast()) }
+}

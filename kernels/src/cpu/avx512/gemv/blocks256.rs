@@ -15,7 +15,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{both_halves, halves};
+use super::{both_halves, first16, halves, quarters};
 use crate::acts::Col256;
 use crate::block::*;
 use crate::cpu::avx512::dpwssd;
@@ -95,15 +95,6 @@ unsafe fn activations(q: *const i8, order: &Order) -> [__m512i; 4] {
     out
 }
 
-/// Sixteen bytes of each row, one in each quarter.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
-fn quarters([a, b, c, d]: [__m128i; STREAMS]) -> __m512i {
-    let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b);
-    let v = _mm512_inserti32x4::<2>(_mm512_castsi256_si512(low), c);
-    _mm512_inserti32x4::<3>(v, d)
-}
-
 /// Each quarter in a register of its own, four times.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -134,15 +125,6 @@ fn widened(v: __m512i) -> [__m512i; STREAMS] {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn wide(bytes: __m128i) -> __m512i {
     _mm512_castsi256_si512(_mm256_cvtepi8_epi16(bytes))
-}
-
-/// The first sixteen bytes of a longer array or block.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn first16<T: Copy>(bytes: &T) -> __m128i {
-    const { assert!(size_of::<T>() >= 16) };
-    // SAFETY: as many bytes, as asserted.
-    unsafe { _mm_loadu_si128((&raw const *bytes).cast()) }
 }
 
 /// Two f16 of each row.

@@ -47,7 +47,7 @@ impl Load for BF16 {
 pub(super) unsafe fn gemv<F: Load>(rows: Rows<'_>, x: &[f32], out: &mut [f32]) {
     assert!(rows.row_bytes() == x.len() * F::BYTES);
     // SAFETY: rows and column have the same length.
-    by_rows(rows, out, |w| unsafe { dots::<F, 8>(w, x) });
+    by_rows(rows, out, |w| unsafe { dots::<F, 4>(w, x) });
 }
 
 #[inline]
