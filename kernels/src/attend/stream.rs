@@ -4,7 +4,6 @@
 //! its weighted values, its greatest score, the sum of its weights. A second loop joins a row's parts in their order.
 //! Within a chunk vectors lie along a key or value; 4 rows x 4 positions share their loads.
 
-use super::ahead::Ahead;
 use super::scratch::{AttendScratch, Buffers, row_stride, whole_lines};
 use super::{Job, LOWEST, scalar};
 use crate::Cpu;
@@ -18,6 +17,8 @@ pub(super) const ROWS: usize = 16;
 const CHUNK: usize = 256;
 /// Positions that are unpacked at a time, to stay in the first cache.
 const TILE: usize = 64;
+/// Chunks of a task at most: only the first tile of a task is not asked for ahead.
+const TASK_CHUNKS: usize = 4;
 
 pub(super) fn attend(cpu: Cpu, team: &Team, scratch: &mut AttendScratch, job: &Job) {
     let a = &job.args;
@@ -28,14 +29,17 @@ pub(super) fn attend(cpu: Cpu, team: &Team, scratch: &mut AttendScratch, job: &J
     // Room for as many chunks as a row of this cache can ever see, so that a growing context allocates nothing.
     let most = (a.capacity.min(a.window.saturating_add(a.n)) / CHUNK + 2).max(chunks);
     let buffers = scratch.reserve(team.threads(), sizes.total(), a.n_kv_heads * job.rows * most * sizes.part);
-    team.run(a.n_kv_heads * blocks * chunks, &|task, thread| {
-        let (kv_head, block, chunk) = (task / chunks / blocks, task / chunks % blocks, task % chunks);
+    let heads = a.n_kv_heads * blocks;
+    let step = (heads * chunks / (4 * team.threads())).clamp(1, TASK_CHUNKS);
+    let steps = chunks.div_ceil(step);
+    team.run(heads * steps, &|task, thread| {
+        let (kv_head, block, chunk) = (task / steps / blocks, task / steps % blocks, task % steps * step);
         let rows = ROWS.min(job.rows - block * ROWS);
-        let start = (first + chunk) * CHUNK;
-        run(
-            cpu,
-            Chunk { job, sizes, buffers: &buffers, thread, kv_head, row: block * ROWS, rows, start, chunk, chunks },
-        );
+        let end = chunks.min(chunk + step);
+        for chunk in chunk..end {
+            let (start, more, row) = ((first + chunk) * CHUNK, chunk + 1 < end, block * ROWS);
+            run(cpu, Chunk { job, sizes, buffers: &buffers, thread, kv_head, row, rows, start, chunk, chunks, more });
+        }
     });
     team.run(a.n_kv_heads * job.rows, &|task, _| {
         run(cpu, Join { job, sizes, buffers: &buffers, kv_head: task / job.rows, row: task % job.rows, chunks });
@@ -70,7 +74,7 @@ impl Sizes {
     }
 }
 
-/// A task: the rows `row..row + rows` of a key head over the 256 positions from `start` on.
+/// The rows `row..row + rows` of a key head over the 256 positions from `start` on.
 struct Chunk<'a> {
     job: &'a Job<'a>,
     sizes: Sizes,
@@ -82,6 +86,8 @@ struct Chunk<'a> {
     start: usize,
     chunk: usize,
     chunks: usize,
+    /// The next chunk is this task's too.
+    more: bool,
 }
 
 impl Chunk<'_> {
@@ -138,10 +144,9 @@ impl Kernel for Chunk<'_> {
         for tile in (0..count).step_by(TILE) {
             let n = TILE.min(count - tile);
             let keys = &job.keys(kv_head, from + tile)[..n * job.k_row];
-            let (pieces, next) = (n.div_ceil(4), tile + TILE);
-            let mut ahead = match next < count {
-                true => Ahead::new(job.keys(kv_head, from + next), TILE.min(count - next) * job.k_row, pieces),
-                false => Ahead::new(job.values(kv_head, from), TILE.min(count) * job.v_row, pieces),
+            let next = match tile + TILE < count {
+                true => Next::new(job.keys(kv_head, from + tile + TILE), job.k_row),
+                false => Next::new(job.values(kv_head, from), job.v_row),
             };
             let at = Positions { rows, n, tile };
             // SAFETY: `n` rows in `keys`; ROWS queries, padded with zeros to whole vectors; ROWS x CHUNK scores.
@@ -161,11 +166,11 @@ impl Kernel for Chunk<'_> {
                             );
                         }
                         let k = (cache.as_ptr().cast(), 4 * sizes.k_stride);
-                        score_tile::<S, F32>(s, at, q, k, a.head_dim, to, &mut ahead);
+                        score_tile::<S, F32>(s, at, q, k, a.head_dim, to, next);
                     }
-                    KvType::F32 => score_tile::<S, F32>(s, at, q, k, a.head_dim, to, &mut ahead),
-                    KvType::F16 => score_tile::<S, F16>(s, at, q, k, a.head_dim, to, &mut ahead),
-                    KvType::Q8_0 => score_tile::<S, Q8_0>(s, at, q, k, a.head_dim, to, &mut ahead),
+                    KvType::F32 => score_tile::<S, F32>(s, at, q, k, a.head_dim, to, next),
+                    KvType::F16 => score_tile::<S, F16>(s, at, q, k, a.head_dim, to, next),
+                    KvType::Q8_0 => score_tile::<S, Q8_0>(s, at, q, k, a.head_dim, to, next),
                 }
             }
         }
@@ -187,10 +192,10 @@ impl Kernel for Chunk<'_> {
         for tile in (0..count).step_by(TILE) {
             let n = TILE.min(count - tile);
             let values = &job.values(kv_head, from + tile)[..n * job.v_row];
-            let (pieces, next) = (a.v_dim.div_ceil(2 * S::LANES) * rows.div_ceil(4), tile + TILE);
-            let mut ahead = match next < count {
-                true => Ahead::new(job.values(kv_head, from + next), TILE.min(count - next) * job.v_row, pieces),
-                false => Ahead::none(),
+            let next = match tile + TILE < count {
+                true => Next::new(job.values(kv_head, from + tile + TILE), job.v_row),
+                false if self.more => Next::new(job.keys(kv_head, self.start + CHUNK), job.k_row),
+                false => Next::new(values, job.v_row), // these again
             };
             let at = Positions { rows, n, tile };
             // SAFETY: `n` rows in `values`; ROWS x CHUNK weights; ROWS sums. Unpacked rows and sums have room for pairs
@@ -210,11 +215,11 @@ impl Kernel for Chunk<'_> {
                             );
                         }
                         let v = (cache.as_ptr().cast(), 4 * sizes.v_stride);
-                        add_tile::<S, F32>(s, at, w, v, a.v_dim, to, &mut ahead);
+                        add_tile::<S, F32>(s, at, w, v, a.v_dim, to, next);
                     }
-                    KvType::F32 => add_tile::<S, F32>(s, at, w, v, a.v_dim, to, &mut ahead),
-                    KvType::F16 => add_tile::<S, F16>(s, at, w, v, a.v_dim, to, &mut ahead),
-                    KvType::Q8_0 => add_tile::<S, Q8_0>(s, at, w, v, a.v_dim, to, &mut ahead),
+                    KvType::F32 => add_tile::<S, F32>(s, at, w, v, a.v_dim, to, next),
+                    KvType::F16 => add_tile::<S, F16>(s, at, w, v, a.v_dim, to, next),
+                    KvType::Q8_0 => add_tile::<S, Q8_0>(s, at, w, v, a.v_dim, to, next),
                 }
             }
         }
@@ -232,6 +237,31 @@ struct Positions {
     tile: usize,
 }
 
+/// The rows of the tile that comes next, which are asked for while this one is computed, each line when the one in its
+/// place is used: evenly, and in the order in which they will be used. The processor's own prefetching stops at the end
+/// of a page and does not see which way the values are walked.
+#[derive(Clone, Copy)]
+struct Next {
+    at: *const u8,
+    stride: usize,
+}
+
+impl Next {
+    fn new(rows: &[u8], stride: usize) -> Next {
+        Next { at: rows.as_ptr(), stride }
+    }
+
+    /// Asks for the lines that hold the values `from..to` of row `i`, which need not exist.
+    #[inline(always)]
+    fn ask<S: Simd, K: Stored>(self, s: S, i: usize, from: usize, to: usize) {
+        if from.is_multiple_of(K::IN_LINE) {
+            for at in (from..to).step_by(K::IN_LINE) {
+                s.prefetch(self.at.wrapping_add(i * self.stride + K::row_bytes(at)));
+            }
+        }
+    }
+}
+
 /// Scores of a tile: `to[row][tile + i]` of query row `row` and key `i`.
 ///
 /// # Safety
@@ -245,10 +275,9 @@ unsafe fn score_tile<S: Simd, K: Stored>(
     (k, k_stride): (*const u8, usize),
     dim: usize,
     to: *mut f32,
-    ahead: &mut Ahead,
+    next: Next,
 ) {
     for pos in (0..at.n).step_by(4) {
-        ahead.fetch(s);
         // SAFETY: the caller's promise. Past the last position it is read again; its score is written where the next
         // tile writes, or nobody reads.
         unsafe {
@@ -256,10 +285,10 @@ unsafe fn score_tile<S: Simd, K: Stored>(
             for row in (0..at.rows).step_by(4) {
                 let (q, to) = (q.add(row * q_stride), to.add(row * CHUNK + at.tile + pos));
                 match at.rows - row {
-                    1 => score::<S, K, 1>(s, q, q_stride, k, dim, to),
-                    2 => score::<S, K, 2>(s, q, q_stride, k, dim, to),
-                    3 => score::<S, K, 3>(s, q, q_stride, k, dim, to),
-                    _ => score::<S, K, 4>(s, q, q_stride, k, dim, to),
+                    1 => score::<S, K, 1>(s, q, q_stride, k, dim, to, next, pos),
+                    2 => score::<S, K, 2>(s, q, q_stride, k, dim, to, next, pos),
+                    3 => score::<S, K, 3>(s, q, q_stride, k, dim, to, next, pos),
+                    _ => score::<S, K, 4>(s, q, q_stride, k, dim, to, next, pos),
                 }
             }
         }
@@ -279,19 +308,18 @@ unsafe fn add_tile<S: Simd, K: Stored>(
     v: (*const u8, usize),
     dim: usize,
     (to, stride): (*mut f32, usize),
-    ahead: &mut Ahead,
+    next: Next,
 ) {
     for i in (0..dim).step_by(2 * S::LANES) {
         for row in (0..at.rows).step_by(4) {
-            ahead.fetch(s);
             // SAFETY: the caller's promise.
             unsafe {
                 let (w, to) = (w.add(row * CHUNK + at.tile), to.add(row * stride + i));
                 match at.rows - row {
-                    1 => add_values::<S, K, 1>(s, w, v, i, at.n, to, stride),
-                    2 => add_values::<S, K, 2>(s, w, v, i, at.n, to, stride),
-                    3 => add_values::<S, K, 3>(s, w, v, i, at.n, to, stride),
-                    _ => add_values::<S, K, 4>(s, w, v, i, at.n, to, stride),
+                    1 => add_values::<S, K, 1>(s, w, v, i, at.n, to, stride, next),
+                    2 => add_values::<S, K, 2>(s, w, v, i, at.n, to, stride, next),
+                    3 => add_values::<S, K, 3>(s, w, v, i, at.n, to, stride, next),
+                    _ => add_values::<S, K, 4>(s, w, v, i, at.n, to, stride, next),
                 }
             }
         }
@@ -322,7 +350,7 @@ fn weigh<S: Simd>(s: S, scores: &mut [f32], softcap: Option<f32>) -> (f32, f32) 
     (top, s.sum(sum))
 }
 
-/// Scores of `N` rows and 4 positions.
+/// Scores of `N` rows and 4 positions, of which the first is number `pos` of its tile.
 ///
 /// # Safety
 /// `q`: `N` rows, `stride` apart, `k`: 4 rows, each with room for whole vectors of `dim` values, zeros there in `q`;
@@ -335,11 +363,14 @@ unsafe fn score<S: Simd, K: Stored, const N: usize>(
     k: [*const u8; 4],
     dim: usize,
     to: *mut f32,
+    next: Next,
+    pos: usize,
 ) {
     let mut sums = [[s.splat(0.0); 4]; N];
     // SAFETY: the caller's promise.
     unsafe {
         for i in (0..dim).step_by(S::LANES) {
+            (0..4).for_each(|j| next.ask::<S, K>(s, pos + j, i, i + S::LANES));
             let k = [K::vector(s, k[0], i), K::vector(s, k[1], i), K::vector(s, k[2], i), K::vector(s, k[3], i)];
             for (j, sums) in sums.iter_mut().enumerate() {
                 let q = s.load(q.add(j * stride + i));
@@ -368,6 +399,7 @@ unsafe fn add_values<S: Simd, K: Stored, const N: usize>(
     count: usize,
     to: *mut f32,
     stride: usize,
+    next: Next,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -377,6 +409,7 @@ unsafe fn add_values<S: Simd, K: Stored, const N: usize>(
             *y = s.load(to.add(j * stride + S::LANES));
         }
         for i in 0..count {
+            next.ask::<S, K>(s, i, at, at + 2 * S::LANES);
             let v = v.add(i * v_stride);
             let (a, b) = (K::vector(s, v, at), K::vector(s, v, at + S::LANES));
             for (j, [x, y]) in sums.iter_mut().enumerate() {

@@ -161,6 +161,8 @@ impl Kernel for Load<'_> {
 
 /// A way of storing rows, as a type, so that a loop is compiled for each.
 pub(crate) trait Stored: Copy {
+    /// Values that fit a cache line, a power of two.
+    const IN_LINE: usize;
     /// Bytes of a row of `n` values.
     fn row_bytes(n: usize) -> usize;
     /// The values `at..at + LANES` of a row.
@@ -183,6 +185,8 @@ pub(crate) struct F16;
 pub(crate) struct Q8_0;
 
 impl Stored for F32 {
+    const IN_LINE: usize = 16;
+
     fn row_bytes(n: usize) -> usize {
         KvType::F32.row_bytes(n)
     }
@@ -195,6 +199,8 @@ impl Stored for F32 {
 }
 
 impl Stored for F16 {
+    const IN_LINE: usize = 32;
+
     fn row_bytes(n: usize) -> usize {
         KvType::F16.row_bytes(n)
     }
@@ -207,6 +213,8 @@ impl Stored for F16 {
 }
 
 impl Stored for Q8_0 {
+    const IN_LINE: usize = 32;
+
     fn row_bytes(n: usize) -> usize {
         KvType::Q8_0.row_bytes(n)
     }
