@@ -168,7 +168,13 @@ pub(crate) struct RawCol256 {
     pub bias: *const i32,
 }
 
-impl Raw256<'_> {
+impl<'a> Raw256<'a> {
+    /// From `blocks` blocks further on.
+    #[inline(always)]
+    pub(crate) fn block(&self, blocks: usize) -> Raw256<'a> {
+        Raw256 { k: self.k + 256 * blocks, ..*self }
+    }
+
     /// Column `i`, which exists, with the sums of sub-blocks of 16 or 32; nothing is checked, and nothing read.
     #[inline(always)]
     pub(crate) fn column(&self, i: usize, sub: usize) -> RawCol256 {

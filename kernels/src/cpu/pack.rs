@@ -101,6 +101,21 @@ pub(crate) struct Source {
     pub mins: *const i32,
 }
 
+impl Source {
+    /// From block number `block` of 256 on, with `n` rows to a register and sub-blocks of `sub`.
+    #[inline(always)]
+    pub(crate) fn block(self, block: usize, n: usize, sub: usize) -> Source {
+        let [q, scale, min, mins] = sizes(256 * block, sub, 256, n);
+        Source {
+            q: self.q.wrapping_add(q),
+            scale: self.scale.wrapping_add(scale),
+            d: self.d.wrapping_add(min),
+            min: self.min.wrapping_add(min),
+            mins: self.mins.wrapping_add(mins),
+        }
+    }
+}
+
 /// Sizes of one register's worth of rows: of `q`, `scale`, `min` (and `d`), `mins`.
 const fn sizes(len: usize, sub: usize, block: usize, n: usize) -> [usize; 4] {
     [len * n, len / sub * n, len / block * n, len / sub / 2 * n]

@@ -22,6 +22,8 @@ use crate::cpu::kernels::{Columns, Gemm, PANEL_ROWS, Panel, Rows, Span, Tile};
 use crate::cpu::pack::{self, BF16, Below, F16, F32, Float, Format, Source};
 
 const WIDTH: usize = 6;
+/// Weights of a row that are unpacked at a time: the sums, which a block of 256 adds to, are in L1 for every other one.
+const CHUNK: usize = 512;
 /// Columns of a tile of floats: without integer accumulators there is room for twice as many.
 const FLOAT_WIDTH: usize = 12;
 
@@ -51,10 +53,10 @@ fn quantized<F: Format>() -> Gemm {
     let (chunk, tile): (_, Tile) = match (ActKind::of(F::Block::DTYPE), F::SUB, F::BELOW) {
         (ActKind::Q8x32, 32, Below::Offset(_)) => (256, tiles32::<false>),
         (ActKind::Q8x32, 32, Below::Float) => (256, tiles32::<true>),
-        (ActKind::Q8x256, 16, Below::Offset(_)) => (256, tiles256::<16, false>),
-        (ActKind::Q8x256, 16, Below::Minimum) => (256, tiles256::<16, true>),
-        (ActKind::Q8x256, 32, Below::Offset(_)) => (256, tiles256::<32, false>),
-        (ActKind::Q8x256, 32, Below::Minimum) => (256, tiles256::<32, true>),
+        (ActKind::Q8x256, 16, Below::Offset(_)) => (CHUNK, tiles256::<16, false>),
+        (ActKind::Q8x256, 16, Below::Minimum) => (CHUNK, tiles256::<16, true>),
+        (ActKind::Q8x256, 32, Below::Offset(_)) => (CHUNK, tiles256::<32, false>),
+        (ActKind::Q8x256, 32, Below::Minimum) => (CHUNK, tiles256::<32, true>),
         _ => unreachable!("no tile for {}", F::Block::DTYPE),
     };
     Gemm { rows: 32, chunk, pack: pack_quantized::<F>, tile }
@@ -168,9 +170,13 @@ unsafe fn tiles256<const SUB: usize, const MIN: bool>(
         let n = WIDTH.min(columns.len() - j);
         let index: [usize; WIDTH] = std::array::from_fn(|c| columns.at(j + c.min(n - 1)));
         let sums = &mut sums[j * PANEL_ROWS..][..(n - 1) * PANEL_ROWS + registers * 16];
-        // SAFETY: promised by the caller.
-        unsafe {
-            dispatch!(registers, n, [1 2 3 4 5 6], |P, N| tile256::<SUB, MIN, P, N>(&w, span, &x, &index, sums.as_mut_ptr()))
+        for block in 0..span.len / 256 {
+            let (w, k) = (w.map(|w| w.block(block, 16, SUB)), span.k + 256 * block);
+            let x = x.block(block);
+            // SAFETY: promised by the caller.
+            unsafe {
+                dispatch!(registers, n, [1 2 3 4 5 6], |P, N| tile256::<SUB, MIN, P, N>(&w, k, &x, &index, sums.as_mut_ptr()))
+            }
         }
     }
 }
@@ -179,7 +185,7 @@ unsafe fn tiles256<const SUB: usize, const MIN: bool>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 unsafe fn tile256<const SUB: usize, const MIN: bool, const P: usize, const N: usize>(
     w: &[Source; 2],
-    span: Span,
+    k: usize,
     x: &Raw256<'_>,
     index: &[usize; WIDTH],
     sums: *mut f32,
@@ -236,7 +242,7 @@ unsafe fn tile256<const SUB: usize, const MIN: bool, const P: usize, const N: us
             let d = _mm512_set1_ps(*cols[c].d);
             for p in 0..P {
                 let sum = sums.add(c * PANEL_ROWS + p * 16);
-                let before = if span.k > 0 { _mm512_loadu_ps(sum) } else { _mm512_setzero_ps() };
+                let before = if k > 0 { _mm512_loadu_ps(sum) } else { _mm512_setzero_ps() };
                 _mm512_storeu_ps(sum, _mm512_fmadd_ps(d, f[p][c], before));
             }
         }
