@@ -30,17 +30,20 @@ pub struct Cpu(Isa);
 pub(crate) enum Isa {
     Scalar,
     Avx2,
+    /// AVX2 and AVX-VNNI: of the products of bytes that AVX-512 has, those of 256 bits.
+    Avx2Vnni,
     Avx512,
     Neon,
 }
 
 impl Isa {
-    const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon];
+    const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx2Vnni, Isa::Avx512, Isa::Neon];
 
     fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
-            Isa::Avx2 => "avx2",
+            Isa::Avx2 => "avx2-plain",
+            Isa::Avx2Vnni => "avx2-vnni",
             Isa::Avx512 => "avx512",
             Isa::Neon => "neon",
         }
@@ -51,6 +54,7 @@ impl Isa {
         match self {
             Isa::Scalar => true,
             Isa::Avx2 => has_avx2(),
+            Isa::Avx2Vnni => has_avx2() && is_x86_feature_detected!("avxvnni"),
             Isa::Avx512 => {
                 has_avx2()
                     && is_x86_feature_detected!("avx512f")
@@ -67,7 +71,7 @@ impl Isa {
             Isa::Neon => {
                 std::arch::is_aarch64_feature_detected!("neon") && std::arch::is_aarch64_feature_detected!("dotprod")
             }
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512 => false,
         }
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         matches!(self, Isa::Scalar)
@@ -90,9 +94,11 @@ impl Cpu {
         Isa::ALL.into_iter().filter(|isa| isa.present()).map(Cpu).collect()
     }
 
-    /// The instruction set with this name (`scalar`, `avx2`, `avx512`, `neon`), if this machine has it.
+    /// The instruction set with this name (`scalar`, `avx2-plain`, `avx2-vnni`, `avx512`, `neon`), if this machine has
+    /// it; `avx2` is the better of the two that it has.
     pub fn by_name(name: &str) -> Option<Cpu> {
-        Cpu::all().into_iter().find(|cpu| cpu.name() == name)
+        let called = |cpu: &Cpu| cpu.name() == name || name == "avx2" && matches!(cpu.0, Isa::Avx2 | Isa::Avx2Vnni);
+        Cpu::all().into_iter().rfind(called)
     }
 
     /// Its name, as [`Cpu::by_name`] takes it.
@@ -108,7 +114,9 @@ impl Cpu {
     pub(crate) fn kernels(self) -> &'static Kernels {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &avx2::KERNELS,
+            Isa::Avx2 => &avx2::PLAIN,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => &avx2::VNNI,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &avx512::KERNELS,
             #[cfg(target_arch = "aarch64")]

@@ -116,7 +116,7 @@ pub(crate) fn run<K: Kernel>(cpu: Cpu, kernel: K) -> K::Out {
         Isa::Scalar => kernel.scalar(),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `cpu` proves that the instructions exist.
-        Isa::Avx2 => unsafe { with_avx2(kernel) },
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { with_avx2(kernel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx512 => unsafe { with_avx512(kernel) },

@@ -5,6 +5,8 @@
 //!   sums of four, 32 bits:        acc32 += madd(acc16, 1)
 //! ```
 //!
+//! With AVX-VNNI both are one instruction, and of what follows nothing matters.
+//!
 //! A pair is at most `2 x 127 x largest byte`: with four-bit weights 3,810, so eight of them are added in 16 bits; five
 //! bits: four, six bits: two. Eight-bit weights are signed here, and `|w| x sign(w) a` stays just below 32,768.
 
@@ -12,7 +14,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Ymm;
+use super::{Ymm, dpbusd};
 use crate::DType;
 use crate::acts::{ActKind, Acts, Raw32, Raw256};
 use crate::block::Block;
@@ -26,21 +28,21 @@ const FLOAT_WIDTH: usize = 6;
 /// Products of pairs that may be added in 16 bits; 0 for signed bytes.
 const SIGNED: usize = 0;
 
-pub(super) fn kernel(dtype: DType) -> Option<Gemm> {
+pub(super) fn kernel<const VNNI: bool>(dtype: DType) -> Option<Gemm> {
     Some(match dtype {
-        DType::Q4_0 => quantized::<pack::Q4_0, 8>(),
-        DType::Q4_1 => quantized::<pack::Q4_1, 8>(),
-        DType::Q5_0 => quantized::<pack::Q5_0, 4>(),
-        DType::Q5_1 => quantized::<pack::Q5_1, 4>(),
-        DType::Q8_0 => quantized::<pack::Q8_0, SIGNED>(),
-        DType::IQ4_NL => quantized::<pack::IQ4_NL, SIGNED>(),
-        DType::MXFP4 => quantized::<pack::MXFP4, 4>(),
-        DType::Q2_K => quantized::<pack::Q2_K, 4>(),
-        DType::Q3_K => quantized::<pack::Q3_K, 4>(),
-        DType::Q4_K => quantized::<pack::Q4_K, 8>(),
-        DType::Q5_K => quantized::<pack::Q5_K, 4>(),
-        DType::Q6_K => quantized::<pack::Q6_K, 2>(),
-        DType::IQ4_XS => quantized::<pack::IQ4_XS, SIGNED>(),
+        DType::Q4_0 => quantized::<pack::Q4_0, 8, VNNI>(),
+        DType::Q4_1 => quantized::<pack::Q4_1, 8, VNNI>(),
+        DType::Q5_0 => quantized::<pack::Q5_0, 4, VNNI>(),
+        DType::Q5_1 => quantized::<pack::Q5_1, 4, VNNI>(),
+        DType::Q8_0 => quantized::<pack::Q8_0, SIGNED, VNNI>(),
+        DType::IQ4_NL => quantized::<pack::IQ4_NL, SIGNED, VNNI>(),
+        DType::MXFP4 => quantized::<pack::MXFP4, 4, VNNI>(),
+        DType::Q2_K => quantized::<pack::Q2_K, 4, VNNI>(),
+        DType::Q3_K => quantized::<pack::Q3_K, 4, VNNI>(),
+        DType::Q4_K => quantized::<pack::Q4_K, 8, VNNI>(),
+        DType::Q5_K => quantized::<pack::Q5_K, 4, VNNI>(),
+        DType::Q6_K => quantized::<pack::Q6_K, 2, VNNI>(),
+        DType::IQ4_XS => quantized::<pack::IQ4_XS, SIGNED, VNNI>(),
         DType::F32 => floats::<F32>(),
         DType::F16 => floats::<F16>(),
         DType::BF16 => floats::<BF16>(),
@@ -48,10 +50,11 @@ pub(super) fn kernel(dtype: DType) -> Option<Gemm> {
     })
 }
 
-fn quantized<F: Format, const GROUP: usize>() -> Gemm {
+fn quantized<F: Format, const GROUP: usize, const VNNI: bool>() -> Gemm {
     let x32 = ActKind::of(F::Block::DTYPE) == ActKind::Q8x32;
-    let (chunk, tile): (_, Tile) = if x32 { (512, tiles32::<F, GROUP>) } else { (256, tiles256::<F, GROUP>) };
-    Gemm { rows: 16, chunk, pack: pack_quantized::<F>, tile }
+    let (chunk, tile): (_, Tile) =
+        if x32 { (512, tiles32::<F, GROUP, VNNI>) } else { (256, tiles256::<F, GROUP, VNNI>) };
+    Gemm { rows: 16, chunk, pack: pack_quantized::<F, VNNI>, tile }
 }
 
 fn floats<F: Float>() -> Gemm {
@@ -59,15 +62,15 @@ fn floats<F: Float>() -> Gemm {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn pack_quantized<F: Format>(rows: Rows<'_>, span: Span, panel: &mut Panel) {
+unsafe fn pack_quantized<F: Format, const VNNI: bool>(rows: Rows<'_>, span: Span, panel: &mut Panel) {
     // SAFETY: promised by the caller.
-    unsafe { pack::pack::<F, Ymm>(rows, span, panel) }
+    unsafe { pack::pack::<F, Ymm<VNNI>>(rows, span, panel) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn pack_floats<F: Float>(rows: Rows<'_>, span: Span, panel: &mut Panel) {
     // SAFETY: promised by the caller.
-    unsafe { pack::pack_floats::<F, Ymm>(rows, span, panel) }
+    unsafe { pack::pack_floats::<F, Ymm<false>>(rows, span, panel) }
 }
 
 /// `$call` with the constants `$P` and `$N` set to the registers of rows and the columns at hand.
@@ -82,7 +85,7 @@ macro_rules! dispatch {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tiles32<F: Format, const GROUP: usize>(
+unsafe fn tiles32<F: Format, const GROUP: usize, const VNNI: bool>(
     panel: &Panel,
     span: Span,
     x: &Acts,
@@ -91,7 +94,7 @@ unsafe fn tiles32<F: Format, const GROUP: usize>(
 ) {
     let registers = span.rows.div_ceil(8);
     let w: [Source; 2] = std::array::from_fn(|p| {
-        pack::source::<Ymm>(panel, span.len, F::SUB, F::Block::DTYPE.block_elems(), p.min(registers - 1))
+        pack::source::<Ymm<VNNI>>(panel, span.len, F::SUB, F::Block::DTYPE.block_elems(), p.min(registers - 1))
     });
     let x = x.raw32(span.k);
     for j in (0..columns.len()).step_by(WIDTH) {
@@ -100,14 +103,14 @@ unsafe fn tiles32<F: Format, const GROUP: usize>(
         let sums = &mut sums[j * PANEL_ROWS..][..(n - 1) * PANEL_ROWS + registers * 8];
         // SAFETY: promised by the caller.
         unsafe {
-            dispatch!(registers, n, [1 2 3], |P, N| tile32::<F, GROUP, P, N>(&w, span, &x, &index, sums.as_mut_ptr()))
+            dispatch!(registers, n, [1 2 3], |P, N| tile32::<F, GROUP, VNNI, P, N>(&w, span, &x, &index, sums.as_mut_ptr()))
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile32<F: Format, const GROUP: usize, const P: usize, const N: usize>(
+unsafe fn tile32<F: Format, const GROUP: usize, const VNNI: bool, const P: usize, const N: usize>(
     w: &[Source; 2],
     span: Span,
     x: &Raw32<'_>,
@@ -127,8 +130,8 @@ unsafe fn tile32<F: Format, const GROUP: usize, const P: usize, const N: usize>(
         }
         for b in 0..span.len / 32 {
             let q = cols.each_ref().map(|col| col.q.add(b * 32));
-            let mut acc = dots::<GROUP, P, N, 8>(w, b * 8, &q);
-            if let Some(shift) = shift::<F>() {
+            let mut acc = dots::<GROUP, VNNI, P, N, 8>(w, b * 8, &q);
+            if let Some(shift) = shift::<F>(VNNI) {
                 for c in 0..N {
                     let bias = _mm256_set1_epi32(*cols[c].bias.add(b) >> shift);
                     (0..P).for_each(|p| acc[p][c] = _mm256_add_epi32(acc[p][c], bias));
@@ -157,15 +160,16 @@ unsafe fn tile32<F: Format, const GROUP: usize, const P: usize, const N: usize>(
 }
 
 /// By how much -128 times a sum is shifted to become the offset times the sum; nothing where there is no offset.
-const fn shift<F: Format>() -> Option<u32> {
+const fn shift<F: Format>(vnni: bool) -> Option<u32> {
     match F::BELOW {
-        Below::Offset(128) | Below::Float | Below::Minimum => None,
+        Below::Offset(128) if !vnni => None, // signed bytes
+        Below::Float | Below::Minimum => None,
         Below::Offset(offset) => Some(7 - offset.trailing_zeros()),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tiles256<F: Format, const GROUP: usize>(
+unsafe fn tiles256<F: Format, const GROUP: usize, const VNNI: bool>(
     panel: &Panel,
     span: Span,
     x: &Acts,
@@ -174,7 +178,7 @@ unsafe fn tiles256<F: Format, const GROUP: usize>(
 ) {
     let registers = span.rows.div_ceil(8);
     let w: [Source; 2] = std::array::from_fn(|p| {
-        pack::source::<Ymm>(panel, span.len, F::SUB, F::Block::DTYPE.block_elems(), p.min(registers - 1))
+        pack::source::<Ymm<VNNI>>(panel, span.len, F::SUB, F::Block::DTYPE.block_elems(), p.min(registers - 1))
     });
     let x = x.raw256(span.k);
     for j in (0..columns.len()).step_by(WIDTH) {
@@ -183,7 +187,7 @@ unsafe fn tiles256<F: Format, const GROUP: usize>(
         let sums = &mut sums[j * PANEL_ROWS..][..(n - 1) * PANEL_ROWS + registers * 8];
         // SAFETY: promised by the caller.
         unsafe {
-            dispatch!(registers, n, [1 2 3], |P, N| tile256::<F, GROUP, P, N>(&w, span, &x, &index, sums.as_mut_ptr()))
+            dispatch!(registers, n, [1 2 3], |P, N| tile256::<F, GROUP, VNNI, P, N>(&w, span, &x, &index, sums.as_mut_ptr()))
         }
     }
 }
@@ -191,7 +195,7 @@ unsafe fn tiles256<F: Format, const GROUP: usize>(
 /// One block of 256.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile256<F: Format, const GROUP: usize, const P: usize, const N: usize>(
+unsafe fn tile256<F: Format, const GROUP: usize, const VNNI: bool, const P: usize, const N: usize>(
     w: &[Source; 2],
     span: Span,
     x: &Raw256<'_>,
@@ -205,11 +209,11 @@ unsafe fn tile256<F: Format, const GROUP: usize, const P: usize, const N: usize>
         for sub in 0..256 / F::SUB {
             let q = cols.each_ref().map(|col| col.q.add(sub * F::SUB));
             let mut acc = if F::SUB == 16 {
-                dots::<GROUP, P, N, 4>(w, sub * 4, &q)
+                dots::<GROUP, VNNI, P, N, 4>(w, sub * 4, &q)
             } else {
-                dots::<GROUP, P, N, 8>(w, sub * 8, &q)
+                dots::<GROUP, VNNI, P, N, 8>(w, sub * 8, &q)
             };
-            if let Some(shift) = shift::<F>() {
+            if let Some(shift) = shift::<F>(VNNI) {
                 for c in 0..N {
                     let bias = _mm256_set1_epi32(*cols[c].bias.add(sub) >> shift);
                     (0..P).for_each(|p| acc[p][c] = _mm256_add_epi32(acc[p][c], bias));
@@ -259,13 +263,26 @@ unsafe fn tile256<F: Format, const GROUP: usize, const P: usize, const N: usize>
 /// The integer products of `4 * K4` weights from word `at` of the panel on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<const GROUP: usize, const P: usize, const N: usize, const K4: usize>(
+unsafe fn dots<const GROUP: usize, const VNNI: bool, const P: usize, const N: usize, const K4: usize>(
     w: &[Source; 2],
     at: usize,
     q: &[*const i8; N],
 ) -> [[__m256i; N]; P] {
     let ones = _mm256_set1_epi16(1);
     let mut acc = [[_mm256_setzero_si256(); N]; P];
+    if VNNI {
+        for k4 in 0..K4 {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let weights: [_; P] = std::array::from_fn(|p| _mm256_loadu_si256(w[p].q.add((at + k4) * 32).cast()));
+                for c in 0..N {
+                    let a = _mm256_set1_epi32(q[c].add(4 * k4).cast::<i32>().read_unaligned());
+                    (0..P).for_each(|p| acc[p][c] = dpbusd(acc[p][c], weights[p], a));
+                }
+            }
+        }
+        return acc;
+    }
     // Pairs are added in 16 bits over `step` words, then to 32 bits.
     let step = if GROUP == SIGNED { 1 } else { GROUP };
     for group in (0..K4).step_by(step) {

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use crate::DType;
+use crate::block::F16Bytes;
 use crate::cpu::kernels::Gemv;
 
 pub(super) use floats::dot;
@@ -13,26 +14,26 @@ mod blocks256;
 mod blocks32;
 mod floats;
 
-pub(super) fn kernel(dtype: DType) -> Option<Gemv> {
+pub(super) fn kernel<const VNNI: bool>(dtype: DType) -> Option<Gemv> {
     use crate::block::*;
     use crate::cpu::pack::{BF16, F16, F32};
     Some(match dtype {
         DType::F32 => Gemv::F32(floats::gemv::<F32>),
         DType::F16 => Gemv::F32(floats::gemv::<F16>),
         DType::BF16 => Gemv::F32(floats::gemv::<BF16>),
-        DType::Q4_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ4_0>),
-        DType::Q4_1 => Gemv::Q8x32(blocks32::gemv::<BlockQ4_1>),
-        DType::Q5_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ5_0>),
-        DType::Q5_1 => Gemv::Q8x32(blocks32::gemv::<BlockQ5_1>),
-        DType::Q8_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ8_0>),
-        DType::IQ4_NL => Gemv::Q8x32(blocks32::gemv::<BlockIQ4_NL>),
-        DType::MXFP4 => Gemv::Q8x32(blocks32::gemv::<BlockMXFP4>),
-        DType::Q2_K => Gemv::Q8x256(blocks256::gemv::<BlockQ2_K>),
-        DType::Q3_K => Gemv::Q8x256(blocks256::gemv::<BlockQ3_K>),
-        DType::Q4_K => Gemv::Q8x256(blocks256::gemv::<BlockQ4_K>),
-        DType::Q5_K => Gemv::Q8x256(blocks256::gemv::<BlockQ5_K>),
-        DType::Q6_K => Gemv::Q8x256(blocks256::gemv::<BlockQ6_K>),
-        DType::IQ4_XS => Gemv::Q8x256(blocks256::gemv::<BlockIQ4_XS>),
+        DType::Q4_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ4_0, VNNI>),
+        DType::Q4_1 => Gemv::Q8x32(blocks32::gemv::<BlockQ4_1, VNNI>),
+        DType::Q5_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ5_0, VNNI>),
+        DType::Q5_1 => Gemv::Q8x32(blocks32::gemv::<BlockQ5_1, VNNI>),
+        DType::Q8_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ8_0, VNNI>),
+        DType::IQ4_NL => Gemv::Q8x32(blocks32::gemv::<BlockIQ4_NL, VNNI>),
+        DType::MXFP4 => Gemv::Q8x32(blocks32::gemv::<BlockMXFP4, VNNI>),
+        DType::Q2_K => Gemv::Q8x256(blocks256::gemv::<BlockQ2_K, VNNI>),
+        DType::Q3_K => Gemv::Q8x256(blocks256::gemv::<BlockQ3_K, VNNI>),
+        DType::Q4_K => Gemv::Q8x256(blocks256::gemv::<BlockQ4_K, VNNI>),
+        DType::Q5_K => Gemv::Q8x256(blocks256::gemv::<BlockQ5_K, VNNI>),
+        DType::Q6_K => Gemv::Q8x256(blocks256::gemv::<BlockQ6_K, VNNI>),
+        DType::IQ4_XS => Gemv::Q8x256(blocks256::gemv::<BlockIQ4_XS, VNNI>),
         _ => return None,
     })
 }
@@ -84,8 +85,17 @@ fn sum(f: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(f, _mm_movehdup_ps(f)))
 }
 
+/// The floats of two f16 each of four rows: `[first, second]` of one row after the other.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn half(x: crate::block::F16Bytes) -> f32 {
-    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(x) as i32)))
+fn heads(rows: [(F16Bytes, F16Bytes); 4]) -> __m256 {
+    let [a, b, c, d] = rows.map(|(a, b)| i32::from_le_bytes([a[0], a[1], b[0], b[1]]));
+    _mm256_cvtph_ps(_mm_set_epi32(d, c, b, a))
+}
+
+/// The first of the two floats of row `r`, everywhere.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn first_of(r: usize, heads: __m256) -> __m256 {
+    _mm256_permutevar8x32_ps(heads, _mm256_set1_epi32(2 * r as i32))
 }

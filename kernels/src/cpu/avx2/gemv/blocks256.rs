@@ -9,9 +9,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{bits, half, load, lookup, nibbles16, pairs, sum};
+use super::{bits, first_of, heads, load, lookup, nibbles16, pairs, sum};
 use crate::acts::Col256;
 use crate::block::*;
+use crate::cpu::avx2::dpwssd;
 use crate::cpu::kernels::Rows;
 use crate::cpu::streams::{STREAMS, ahead, by_rows};
 use crate::quantize::KVALUES_IQ4NL;
@@ -29,24 +30,52 @@ pub(super) trait Block256: Block {
     /// How far the weights lie below their bytes (not at all: 0); `None` for those with minimums.
     const OFFSET: Option<u32>;
 
-    /// The scales of the sub-blocks, and their minimums if they have such, as 16-bit integers.
-    unsafe fn scales(&self) -> (__m256i, __m256i);
-    /// Super scale, and super minimum or 0, as f16.
-    fn super_scales(&self) -> (F16Bytes, F16Bytes);
+    /// What stands beside the weights of one block in each row.
+    unsafe fn heads(rows: [&Self; STREAMS]) -> Heads;
     /// The bytes of weights `32 * j..32 * j + 32`.
     unsafe fn weights(&self, j: usize) -> __m256i;
 }
 
-/// The scales and minimums of Q4_K and Q5_K: six bits each.
+/// Scales and minimums of one block in each row.
+pub(super) struct Heads {
+    /// Scales of the sub-blocks as 16-bit integers, a row to a register; eight in both halves, or sixteen.
+    scales: [__m256i; STREAMS],
+    /// Minimums as 16-bit integers: sixteen a row, or eight, of rows 0 and 1, then of 2 and 3.
+    mins: [__m256i; STREAMS],
+    /// Super scale and super minimum (or any number) of each row.
+    supers: __m256,
+}
+
+/// Of Q4_K and Q5_K, which begin alike: two f16, eight scales and eight minimums of six bits each.
 #[inline]
-#[target_feature(enable = "avx2")]
-fn six_bits(packed: &[u8; 12]) -> (__m256i, __m256i) {
-    let word = |i: usize| u32::from_le_bytes(*part(packed, i));
-    let (a, b, c) = (word(0), word(1), word(2));
-    let scales = (a & 0x3f3f_3f3f) as u64 | ((c & 0x0f0f_0f0f | a >> 2 & 0x3030_3030) as u64) << 32;
-    let mins = (b & 0x3f3f_3f3f) as u64 | ((c >> 4 & 0x0f0f_0f0f | b >> 2 & 0x3030_3030) as u64) << 32;
-    let wide = |x: u64| _mm256_zextsi128_si256(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(x as i64)));
-    (wide(scales), wide(mins))
+#[target_feature(enable = "avx2,f16c")]
+fn k_heads(rows: [&[u8; 16]; STREAMS]) -> Heads {
+    let zero = _mm256_setzero_si256();
+    let two = |a: &[u8; 16], b: &[u8; 16]| {
+        // In each half: supers, then a, b and c, of which the low bits are four scales, four minimums, and four of both;
+        // the high bits of a and b complete the third.
+        // SAFETY: 16 bytes each.
+        let (a, b) = unsafe { (_mm_loadu_si128(a.as_ptr().cast()), _mm_loadu_si128(b.as_ptr().cast())) };
+        let words = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b);
+        let mask = |scales: i32, rest: i32| _mm256_set1_epi64x((rest as i64) << 32 | scales as i64);
+        let low = _mm256_shuffle_epi32::<0b11_10_11_01>(words); // a, c, b, c
+        let low = _mm256_srlv_epi32(low, _mm256_broadcastsi128_si256(_mm_set_epi32(4, 0, 0, 0)));
+        let high = _mm256_srli_epi32::<2>(_mm256_shuffle_epi32::<0b10_10_01_01>(words)); // a, a, b, b
+        let low = _mm256_and_si256(low, mask(0x3f3f_3f3f, 0x0f0f_0f0f));
+        let bytes = _mm256_or_si256(low, _mm256_and_si256(high, mask(0, 0x3030_3030)));
+        (_mm256_unpacklo_epi8(bytes, zero), _mm256_unpackhi_epi8(bytes, zero))
+    };
+    let ((s01, m01), (s23, m23)) = (two(rows[0], rows[1]), two(rows[2], rows[3]));
+    Heads {
+        scales: [
+            _mm256_permute4x64_epi64::<0x44>(s01),
+            _mm256_permute4x64_epi64::<0xee>(s01),
+            _mm256_permute4x64_epi64::<0x44>(s23),
+            _mm256_permute4x64_epi64::<0xee>(s23),
+        ],
+        mins: [m01, m23, zero, zero],
+        supers: heads(rows.map(|b| ([b[0], b[1]], [b[2], b[3]]))),
+    }
 }
 
 /// Bit `bit` of each byte, worth `value`.
@@ -64,16 +93,14 @@ fn part<const N: usize>(bytes: &[u8], i: usize) -> &[u8; N] {
 }
 
 macro_rules! block256 {
-    ($($block:ident, $sub:literal, $signed:literal, $offset:expr, |$b:ident, $j:ident| $supers:expr, $scales:expr, $weights:expr;)*) => {$(
+    ($($block:ident, $sub:literal, $signed:literal, $offset:expr, |$rows:ident| $heads:expr, |$b:ident, $j:ident| $weights:expr;)*) => {$(
         impl Block256 for $block {
             const SUB: usize = $sub;
             const SIGNED: bool = $signed;
             const OFFSET: Option<u32> = $offset;
             #[inline]
             #[target_feature(enable = "avx2,f16c")]
-            unsafe fn scales(&self) -> (__m256i, __m256i) { let $b = self; $scales }
-            #[inline]
-            fn super_scales(&self) -> (F16Bytes, F16Bytes) { let $b = self; $supers }
+            unsafe fn heads($rows: [&Self; STREAMS]) -> Heads { $heads }
             #[inline]
             #[target_feature(enable = "avx2,f16c")]
             unsafe fn weights(&self, $j: usize) -> __m256i { let $b = self; $weights }
@@ -82,54 +109,78 @@ macro_rules! block256 {
 }
 
 block256! {
-    BlockQ4_K, 32, false, None, |b, j| (b.d, b.dmin), six_bits(&b.scales), {
+    BlockQ4_K, 32, false, None, |rows| k_heads(rows.map(|b| first16(b))), |b, j| {
         bits(load(part(&b.qs, j / 2)), 4 * (j % 2) as i32, 0x0f)
     };
-    BlockQ5_K, 32, false, None, |b, j| (b.d, b.dmin), six_bits(&b.scales), {
+    BlockQ5_K, 32, false, None, |rows| k_heads(rows.map(|b| first16(b))), |b, j| {
         let q = bits(load(part(&b.qs, j / 2)), 4 * (j % 2) as i32, 0x0f);
         _mm256_or_si256(q, one_bit(load(&b.qh), j, 16))
     };
     // Each half of the block: the low nibbles of 64 bytes, then the high ones; two bits each from 32 bytes.
-    BlockQ6_K, 16, false, Some(32), |b, j| (b.d, [0; 2]), signed_bytes(b.scales), {
+    BlockQ6_K, 16, false, Some(32), |rows| Heads {
+        scales: rows.map(|b| signed_bytes(b.scales)),
+        mins: [_mm256_setzero_si256(); STREAMS],
+        supers: heads(rows.map(|b| (b.d, [0; 2]))),
+    }, |b, j| {
         let low = bits(load(part(&b.ql, j / 4 * 2 + j % 2)), 4 * (j % 4 / 2) as i32, 0x0f);
         let high = bits(load(part(&b.qh, j / 4)), 2 * (j % 4) as i32, 3);
         _mm256_or_si256(low, _mm256_slli_epi16::<4>(high))
     };
-    BlockQ3_K, 16, false, Some(4), |b, j| (b.d, [0; 2]), {
-        let word = |i: usize| u32::from_le_bytes(*part(&b.scales, i));
-        let (a, b, c) = (word(0), word(1), word(2));
-        let low = |x: u32, bits: u32| x & 0x0f0f_0f0f | (bits & 0x0303_0303) << 4;
-        let words = [low(a, c), low(b, c >> 2), low(a >> 4, c >> 4), low(b >> 4, c >> 6)].map(|x| x as i32);
-        let bytes = _mm_set_epi32(words[3], words[2], words[1], words[0]);
-        (_mm256_cvtepi8_epi16(_mm_sub_epi8(bytes, _mm_set1_epi8(32))), _mm256_setzero_si256())
-    }, {
+    BlockQ3_K, 16, false, Some(4), |rows| Heads {
+        scales: rows.map(|b| {
+            let word = |i: usize| u32::from_le_bytes(*part(&b.scales, i));
+            let (a, b, c) = (word(0), word(1), word(2));
+            let low = |x: u32, bits: u32| x & 0x0f0f_0f0f | (bits & 0x0303_0303) << 4;
+            let words = [low(a, c), low(b, c >> 2), low(a >> 4, c >> 4), low(b >> 4, c >> 6)].map(|x| x as i32);
+            let bytes = _mm_set_epi32(words[3], words[2], words[1], words[0]);
+            _mm256_cvtepi8_epi16(_mm_sub_epi8(bytes, _mm_set1_epi8(32)))
+        }),
+        mins: [_mm256_setzero_si256(); STREAMS],
+        supers: heads(rows.map(|b| (b.d, [0; 2]))),
+    }, |b, j| {
         let low = bits(load(part(&b.qs, j / 4)), 2 * (j % 4) as i32, 3);
         _mm256_or_si256(low, one_bit(load(&b.hmask), j, 4))
     };
-    BlockQ2_K, 16, false, None, |b, j| (b.d, b.dmin), {
-        let bytes = u128::from_le_bytes(b.scales);
-        let wide = |x: u128| signed_bytes((x & 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f).to_le_bytes()).0;
-        (wide(bytes), wide(bytes >> 4))
-    }, {
-        bits(load(part(&b.qs, j / 4)), 2 * (j % 4) as i32, 3)
-    };
-    BlockIQ4_XS, 32, true, Some(0), |b, j| (b.d, [0; 2]), {
-        let (low, high) = (u32::from_le_bytes(b.scales_l), u16::from_le_bytes(b.scales_h));
-        let scale = |i: u32| ((low >> (4 * i) & 15) | (high as u32 >> (2 * i) & 3) << 4) as i16 - 32;
-        let s = [0, 1, 2, 3, 4, 5, 6, 7].map(scale);
-        let scales = _mm_set_epi16(s[7], s[6], s[5], s[4], s[3], s[2], s[1], s[0]);
-        (_mm256_zextsi128_si256(scales), _mm256_setzero_si256())
-    }, {
-        lookup(&KVALUES_IQ4NL, nibbles16(part(&b.qs, j)))
-    };
+    BlockQ2_K, 16, false, None, |rows| {
+        let wide = |shift: u32| {
+            rows.map(|b| {
+                let bytes = u128::from_le_bytes(b.scales) >> shift;
+                signed_bytes((bytes & 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f).to_le_bytes())
+            })
+        };
+        Heads { scales: wide(0), mins: wide(4), supers: heads(rows.map(|b| (b.d, b.dmin))) }
+    }, |b, j| bits(load(part(&b.qs, j / 4)), 2 * (j % 4) as i32, 3);
+    BlockIQ4_XS, 32, true, Some(0), |rows| Heads {
+        scales: rows.map(|b| {
+            // Eight nibbles, and eight times two bits: each in a lane of its own.
+            let (low, high) = (u32::from_le_bytes(b.scales_l) as i32, u16::from_le_bytes(b.scales_h) as i32);
+            let shifts =
+                |step: i32| _mm256_set_epi32(7 * step, 6 * step, 5 * step, 4 * step, 3 * step, 2 * step, step, 0);
+            let low = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(low), shifts(4)), _mm256_set1_epi32(15));
+            let high = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(high), shifts(2)), _mm256_set1_epi32(3));
+            let scales = _mm256_or_si256(low, _mm256_slli_epi32::<4>(high));
+            let scales = _mm256_sub_epi32(scales, _mm256_set1_epi32(32));
+            // To 16 bits: all eight in the order 0-3, 4-7 in each half.
+            _mm256_permute4x64_epi64::<0b10_00_10_00>(_mm256_packs_epi32(scales, scales))
+        }),
+        mins: [_mm256_setzero_si256(); STREAMS],
+        supers: heads(rows.map(|b| (b.d, [0; 2]))),
+    }, |b, j| lookup(&KVALUES_IQ4NL, nibbles16(part(&b.qs, j)));
+}
+
+/// The first sixteen bytes of a block.
+#[inline(always)]
+fn first16<B: Block>(block: &B) -> &[u8; 16] {
+    const { assert!(size_of::<B>() >= 16) };
+    // SAFETY: blocks are bytes, and as many.
+    unsafe { &*(&raw const *block).cast() }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn signed_bytes(bytes: [u8; 16]) -> (__m256i, __m256i) {
+fn signed_bytes(bytes: [u8; 16]) -> __m256i {
     // SAFETY: 16 bytes.
-    let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-    (_mm256_cvtepi8_epi16(bytes), _mm256_setzero_si256())
+    _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
 /// Shuffles of 16-bit integers within halves: for each register of weights, which scale of eight each half takes.
@@ -150,63 +201,76 @@ static SPREAD16: Spread = spread(16);
 static SPREAD32: Spread = spread(32);
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv<B: Block256>(rows: Rows<'_>, x: Col256<'_>, out: &mut [f32]) {
+pub(super) unsafe fn gemv<B: Block256, const VNNI: bool>(rows: Rows<'_>, x: Col256<'_>, out: &mut [f32]) {
     let n = x.d.len();
     assert!(rows.row_bytes() == n * size_of::<B>() && x.q.len() == n * 256);
     assert!(x.sum16.len() == n * 16 && x.sum32.len() == n * 8);
     // SAFETY: rows and column have the same number of blocks.
-    by_rows(rows, out, |w| unsafe { dots::<B>(w, x) });
+    by_rows(rows, out, |w| unsafe { dots::<B, VNNI>(w, x) });
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<B: Block256>(w: [*const u8; STREAMS], x: Col256<'_>) -> [f32; STREAMS] {
+unsafe fn dots<B: Block256, const VNNI: bool>(w: [*const u8; STREAMS], x: Col256<'_>) -> [f32; STREAMS] {
     let mut f = [_mm256_setzero_ps(); STREAMS];
-    let mut below = [_mm256_setzero_ps(); STREAMS];
+    let mut below = [_mm256_setzero_ps(); STREAMS]; // as `Heads::mins`
     let spread = if B::SUB == 16 { &SPREAD16 } else { &SPREAD32 };
     for (b, d) in x.d.iter().enumerate() {
-        // SAFETY: block `b` of rows and column.
+        // SAFETY: block `b` of rows and column; `VNNI` is for machines that have it.
         unsafe {
             let sums = if B::SUB == 16 {
                 _mm256_loadu_si256(x.sum16.as_ptr().add(b * 16).cast())
             } else {
-                _mm256_zextsi128_si256(_mm_loadu_si128(x.sum32.as_ptr().add(b * 8).cast()))
+                _mm256_broadcastsi128_si256(_mm_loadu_si128(x.sum32.as_ptr().add(b * 8).cast()))
             };
+            let rows = w.map(|w| &*w.cast::<B>().add(b));
+            let Heads { scales, mins, supers } = B::heads(rows);
+            let supers = _mm256_mul_ps(supers, _mm256_set1_ps(*d));
             for r in 0..STREAMS {
-                let block = w[r].cast::<B>().add(b);
-                ahead(STREAMS, block.cast(), size_of::<B>());
-                let block = &*block;
-                let (scales, mins) = block.scales();
-                let first = _mm256_permute4x64_epi64::<0x44>(scales);
-                let second = if B::SUB == 16 { _mm256_permute4x64_epi64::<0xee>(scales) } else { first };
+                ahead(STREAMS, (&raw const *rows[r]).cast(), size_of::<B>());
+                let (first, second) = match B::SUB {
+                    16 => (_mm256_permute4x64_epi64::<0x44>(scales[r]), _mm256_permute4x64_epi64::<0xee>(scales[r])),
+                    _ => (scales[r], scales[r]),
+                };
                 let mut acc = _mm256_setzero_si256();
                 for j in 0..8 {
                     let a = _mm256_loadu_si256(x.q.as_ptr().add(b * 256 + 32 * j).cast());
                     let scales = if j < 4 { first } else { second };
                     let scales = _mm256_shuffle_epi8(scales, _mm256_loadu_si256(spread.0[j].as_ptr().cast()));
                     let dot = match B::SIGNED {
-                        true => pairs::<true>(block.weights(j), a),
-                        false => pairs::<false>(block.weights(j), a),
+                        true => pairs::<true>(rows[r].weights(j), a),
+                        false => pairs::<false>(rows[r].weights(j), a),
                     };
-                    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(dot, scales));
+                    acc = match VNNI {
+                        true => dpwssd(acc, dot, scales),
+                        false => _mm256_add_epi32(acc, _mm256_madd_epi16(dot, scales)),
+                    };
                 }
-                let (super_scale, super_min) = block.super_scales();
-                match B::OFFSET {
-                    Some(0) => {}
-                    Some(offset) => {
-                        let by = _mm256_set1_epi32(offset.trailing_zeros() as i32);
-                        acc = _mm256_sub_epi32(acc, _mm256_sllv_epi32(_mm256_madd_epi16(scales, sums), by));
-                    }
-                    None => {
-                        let min = _mm256_set1_ps(half(super_min) * d);
-                        let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(mins, sums));
-                        below[r] = _mm256_fmadd_ps(sum, min, below[r]);
-                    }
+                if let Some(offset @ 1..) = B::OFFSET {
+                    let by = _mm256_set1_epi32(offset.trailing_zeros() as i32);
+                    acc = _mm256_sub_epi32(acc, _mm256_sllv_epi32(_mm256_madd_epi16(scales[r], sums), by));
                 }
-                let scale = _mm256_set1_ps(half(super_scale) * d);
-                f[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), scale, f[r]);
+                f[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), first_of(r, supers), f[r]);
+            }
+            if B::OFFSET.is_none() {
+                let of = |a: i32, b: i32| _mm256_permutevar8x32_ps(supers, _mm256_set_epi32(b, b, b, b, a, a, a, a));
+                let factors = match B::SUB {
+                    16 => [of(1, 1), of(3, 3), of(5, 5), of(7, 7)],
+                    _ => [of(1, 3), of(5, 7), _mm256_setzero_ps(), _mm256_setzero_ps()],
+                };
+                for i in 0..if B::SUB == 16 { STREAMS } else { STREAMS / 2 } {
+                    let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(mins[i], sums));
+                    below[i] = _mm256_fmadd_ps(sum, factors[i], below[i]);
+                }
             }
         }
+    }
+    if B::SUB == 32 {
+        // At the same place for every row: a sum does not depend on which of the four a row is.
+        let half = |v: __m128| _mm256_zextps128_ps256(v);
+        let [a, b, ..] = below;
+        let (low, high) = (|v| half(_mm256_castps256_ps128(v)), |v| half(_mm256_extractf128_ps::<1>(v)));
+        below = [low(a), high(a), low(b), high(b)];
     }
     std::array::from_fn(|r| sum(_mm256_sub_ps(f[r], below[r])))
 }

@@ -4,9 +4,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{half, load, lookup, nibbles16, pairs, sum};
+use super::{first_of, heads, load, lookup, nibbles16, pairs, sum};
 use crate::acts::Col32;
 use crate::block::*;
+use crate::cpu::avx2::dpbusd;
 use crate::cpu::kernels::Rows;
 use crate::cpu::streams::{STREAMS, ahead, by_rows};
 use crate::quantize::{KVALUES_FP4, KVALUES_IQ4NL, e8m0_half_to_f32};
@@ -24,8 +25,8 @@ pub(super) trait Block32: Block {
 
     /// The bytes of the block.
     unsafe fn weights(&self) -> __m256i;
-    /// Scale, and minimum or 0.
-    unsafe fn head(&self) -> (f32, f32);
+    /// Scale, and minimum or 0, of one block in each row.
+    unsafe fn heads(rows: [&Self; STREAMS]) -> __m256;
 }
 
 /// Adds 16 where the fifth bit is set.
@@ -42,7 +43,7 @@ fn fifth(q: __m256i, bits: [u8; 4]) -> __m256i {
 }
 
 macro_rules! block32 {
-    ($($block:ident, $signed:literal, $offset:expr, |$b:ident| $head:expr, $weights:expr;)*) => {$(
+    ($($block:ident, $signed:literal, $offset:expr, |$rows:ident| $heads:expr, |$b:ident| $weights:expr;)*) => {$(
         impl Block32 for $block {
             const SIGNED: bool = $signed;
             const OFFSET: Option<u32> = $offset;
@@ -51,59 +52,76 @@ macro_rules! block32 {
             unsafe fn weights(&self) -> __m256i { let $b = self; $weights }
             #[inline]
             #[target_feature(enable = "avx2,f16c")]
-            unsafe fn head(&self) -> (f32, f32) { let $b = self; $head }
+            unsafe fn heads($rows: [&Self; STREAMS]) -> __m256 { $heads }
         }
     )*};
 }
 
 block32! {
-    BlockQ4_0, false, Some(8), |b| (half(b.d), 0.0), nibbles16(&b.qs);
-    BlockQ4_1, false, None, |b| (half(b.d), half(b.m)), nibbles16(&b.qs);
-    BlockQ5_0, false, Some(16), |b| (half(b.d), 0.0), fifth(nibbles16(&b.qs), b.qh);
-    BlockQ5_1, false, None, |b| (half(b.d), half(b.m)), fifth(nibbles16(&b.qs), b.qh);
-    BlockQ8_0, true, Some(0), |b| (half(b.d), 0.0), load(&b.qs);
-    BlockIQ4_NL, true, Some(0), |b| (half(b.d), 0.0), lookup(&KVALUES_IQ4NL, nibbles16(&b.qs));
+    BlockQ4_0, false, Some(8), |rows| heads(rows.map(|b| (b.d, [0; 2]))), |b| nibbles16(&b.qs);
+    BlockQ4_1, false, None, |rows| heads(rows.map(|b| (b.d, b.m))), |b| nibbles16(&b.qs);
+    BlockQ5_0, false, Some(16), |rows| heads(rows.map(|b| (b.d, [0; 2]))), |b| fifth(nibbles16(&b.qs), b.qh);
+    BlockQ5_1, false, None, |rows| heads(rows.map(|b| (b.d, b.m))), |b| fifth(nibbles16(&b.qs), b.qh);
+    BlockQ8_0, true, Some(0), |rows| heads(rows.map(|b| (b.d, [0; 2]))), |b| load(&b.qs);
+    BlockIQ4_NL, true, Some(0), |rows| heads(rows.map(|b| (b.d, [0; 2]))), |b| lookup(&KVALUES_IQ4NL, nibbles16(&b.qs));
     // The values are twice the weights.
-    BlockMXFP4, true, Some(0), |b| (e8m0_half_to_f32(b.e), 0.0), lookup(&KVALUES_FP4, nibbles16(&b.qs));
+    BlockMXFP4, true, Some(0), |rows| {
+        let [a, b, c, d] = rows.map(|b| e8m0_half_to_f32(b.e));
+        _mm256_set_ps(0.0, d, 0.0, c, 0.0, b, 0.0, a)
+    }, |b| lookup(&KVALUES_FP4, nibbles16(&b.qs));
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv<B: Block32>(rows: Rows<'_>, x: Col32<'_>, out: &mut [f32]) {
+pub(super) unsafe fn gemv<B: Block32, const VNNI: bool>(rows: Rows<'_>, x: Col32<'_>, out: &mut [f32]) {
     let n = x.d.len();
     assert!(rows.row_bytes() == n * size_of::<B>() && x.q.len() == n * 32 && x.ds.len() == n);
     // SAFETY: rows and column have the same number of blocks.
-    by_rows(rows, out, |w| unsafe { dots::<B>(w, x) });
+    by_rows(rows, out, |w| unsafe { dots::<B, VNNI>(w, x) });
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<B: Block32>(w: [*const u8; STREAMS], x: Col32<'_>) -> [f32; STREAMS] {
-    let ones = _mm256_set1_epi16(1);
+unsafe fn dots<B: Block32, const VNNI: bool>(w: [*const u8; STREAMS], x: Col32<'_>) -> [f32; STREAMS] {
+    let (ones, zero) = (_mm256_set1_epi16(1), _mm256_setzero_si256());
     let mut f = [_mm256_setzero_ps(); STREAMS];
-    let mut mins = [0.0f32; STREAMS];
+    let mut mins = _mm256_setzero_ps(); // of row r in lane 2 r + 1
+    // `vpdpbusd` takes unsigned bytes: signed ones are raised by 128.
+    let (raise, offset) = match (VNNI && B::SIGNED, B::OFFSET) {
+        (true, _) => (_mm256_set1_epi8(-128), 128),
+        (false, offset) => (zero, offset.unwrap_or(0)),
+    };
+    let offsets = _mm256_set1_epi8(offset as i8);
     for (b, (&d, &ds)) in x.d.iter().zip(x.ds).enumerate() {
-        // SAFETY: block `b` of rows and column.
+        // SAFETY: block `b` of rows and column; `VNNI` is for machines that have it.
         unsafe {
             let a = _mm256_loadu_si256(x.q.as_ptr().add(b * 32).cast());
-            // The offset times the activations, lane by lane.
-            let below = _mm256_maddubs_epi16(_mm256_set1_epi8(B::OFFSET.unwrap_or(0) as i8), a);
+            // Minus the offset times the activations, lane by lane.
+            let below = match (offset, VNNI) {
+                (0, _) => zero,
+                (_, true) => _mm256_sub_epi32(zero, dpbusd(zero, offsets, a)),
+                (_, false) => _mm256_sub_epi16(zero, _mm256_maddubs_epi16(offsets, a)),
+            };
+            let rows = w.map(|w| &*w.cast::<B>().add(b));
+            let factors =
+                _mm256_castpd_ps(_mm256_set1_pd(f64::from_bits(d.to_bits() as u64 | (ds.to_bits() as u64) << 32)));
+            let heads = _mm256_mul_ps(B::heads(rows), factors);
+            if B::OFFSET.is_none() {
+                mins = _mm256_add_ps(mins, heads);
+            }
             for r in 0..STREAMS {
-                let block = w[r].cast::<B>().add(b);
-                ahead(STREAMS, block.cast(), size_of::<B>());
-                let block = &*block;
-                let dot = match B::SIGNED {
-                    true => pairs::<true>(block.weights(), a),
-                    false => pairs::<false>(block.weights(), a),
+                ahead(STREAMS, (&raw const *rows[r]).cast(), size_of::<B>());
+                let q = rows[r].weights();
+                let dot = match (VNNI, B::SIGNED) {
+                    (true, _) => dpbusd(below, _mm256_xor_si256(q, raise), a),
+                    (false, true) => _mm256_madd_epi16(pairs::<true>(q, a), ones),
+                    (false, false) => _mm256_madd_epi16(_mm256_add_epi16(pairs::<false>(q, a), below), ones),
                 };
-                let dot = if matches!(B::OFFSET, Some(1..)) { _mm256_sub_epi16(dot, below) } else { dot };
-                let dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(dot, ones));
-                let (scale, min) = block.head();
-                f[r] = _mm256_fmadd_ps(dot, _mm256_set1_ps(scale * d), f[r]);
-                if B::OFFSET.is_none() {
-                    mins[r] += min * ds;
-                }
+                f[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), first_of(r, heads), f[r]);
             }
         }
     }
-    std::array::from_fn(|r| sum(f[r]) + mins[r])
+    let mut each = [0.0; 8];
+    // SAFETY: eight floats.
+    unsafe { _mm256_storeu_ps(each.as_mut_ptr(), mins) };
+    std::array::from_fn(|r| sum(f[r]) + if B::OFFSET.is_none() { each[2 * r + 1] } else { 0.0 })
 }
