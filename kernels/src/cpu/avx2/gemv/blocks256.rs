@@ -14,7 +14,7 @@ use crate::acts::Col256;
 use crate::block::*;
 use crate::cpu::avx2::dpwssd;
 use crate::cpu::kernels::Rows;
-use crate::cpu::streams::{STREAMS, ahead, by_rows};
+use crate::cpu::streams::{STREAMS, ahead, by_rows, each_stream};
 use crate::quantize::KVALUES_IQ4NL;
 
 /// What a block of 256 is to this loop.
@@ -226,7 +226,7 @@ unsafe fn dots<B: Block256, const VNNI: bool>(w: [*const u8; STREAMS], x: Col256
             let rows = w.map(|w| &*w.cast::<B>().add(b));
             let Heads { scales, mins, supers } = B::heads(rows);
             let supers = _mm256_mul_ps(supers, _mm256_set1_ps(*d));
-            for r in 0..STREAMS {
+            each_stream!(|r| {
                 ahead(STREAMS, (&raw const *rows[r]).cast(), size_of::<B>());
                 let (first, second) = match B::SUB {
                     16 => (_mm256_permute4x64_epi64::<0x44>(scales[r]), _mm256_permute4x64_epi64::<0xee>(scales[r])),
@@ -251,7 +251,7 @@ unsafe fn dots<B: Block256, const VNNI: bool>(w: [*const u8; STREAMS], x: Col256
                     acc = _mm256_sub_epi32(acc, _mm256_sllv_epi32(_mm256_madd_epi16(scales[r], sums), by));
                 }
                 f[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), first_of(r, supers), f[r]);
-            }
+            });
             if B::OFFSET.is_none() {
                 let of = |a: i32, b: i32| _mm256_permutevar8x32_ps(supers, _mm256_set_epi32(b, b, b, b, a, a, a, a));
                 let factors = match B::SUB {

@@ -9,7 +9,7 @@ use crate::acts::Col32;
 use crate::block::*;
 use crate::cpu::avx2::dpbusd;
 use crate::cpu::kernels::Rows;
-use crate::cpu::streams::{STREAMS, ahead, by_rows};
+use crate::cpu::streams::{STREAMS, ahead, by_rows, each_stream};
 use crate::quantize::{KVALUES_FP4, KVALUES_IQ4NL, e8m0_half_to_f32};
 
 /// What a block of 32 is to this loop.
@@ -108,7 +108,7 @@ unsafe fn dots<B: Block32, const VNNI: bool>(w: [*const u8; STREAMS], x: Col32<'
             if B::OFFSET.is_none() {
                 mins = _mm256_add_ps(mins, heads);
             }
-            for r in 0..STREAMS {
+            each_stream!(|r| {
                 ahead(STREAMS, (&raw const *rows[r]).cast(), size_of::<B>());
                 let q = rows[r].weights();
                 let dot = match (VNNI, B::SIGNED) {
@@ -117,7 +117,7 @@ unsafe fn dots<B: Block32, const VNNI: bool>(w: [*const u8; STREAMS], x: Col32<'
                     (false, false) => _mm256_madd_epi16(_mm256_add_epi16(pairs::<false>(q, a), below), ones),
                 };
                 f[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), first_of(r, heads), f[r]);
-            }
+            });
         }
     }
     let mut each = [0.0; 8];
