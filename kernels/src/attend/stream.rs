@@ -285,10 +285,10 @@ unsafe fn score_tile<S: Simd, K: Stored>(
             for row in (0..at.rows).step_by(4) {
                 let (q, to) = (q.add(row * q_stride), to.add(row * CHUNK + at.tile + pos));
                 match at.rows - row {
-                    1 => score::<S, K, 1>(s, q, q_stride, k, dim, to, next, pos),
-                    2 => score::<S, K, 2>(s, q, q_stride, k, dim, to, next, pos),
-                    3 => score::<S, K, 3>(s, q, q_stride, k, dim, to, next, pos),
-                    _ => score::<S, K, 4>(s, q, q_stride, k, dim, to, next, pos),
+                    1 => score::<S, K, 1>(s, (q, q_stride), k, dim, to, (next, pos)),
+                    2 => score::<S, K, 2>(s, (q, q_stride), k, dim, to, (next, pos)),
+                    3 => score::<S, K, 3>(s, (q, q_stride), k, dim, to, (next, pos)),
+                    _ => score::<S, K, 4>(s, (q, q_stride), k, dim, to, (next, pos)),
                 }
             }
         }
@@ -316,10 +316,10 @@ unsafe fn add_tile<S: Simd, K: Stored>(
             unsafe {
                 let (w, to) = (w.add(row * CHUNK + at.tile), to.add(row * stride + i));
                 match at.rows - row {
-                    1 => add_values::<S, K, 1>(s, w, v, i, at.n, to, stride, next),
-                    2 => add_values::<S, K, 2>(s, w, v, i, at.n, to, stride, next),
-                    3 => add_values::<S, K, 3>(s, w, v, i, at.n, to, stride, next),
-                    _ => add_values::<S, K, 4>(s, w, v, i, at.n, to, stride, next),
+                    1 => add_values::<S, K, 1>(s, w, v, i, at.n, (to, stride), next),
+                    2 => add_values::<S, K, 2>(s, w, v, i, at.n, (to, stride), next),
+                    3 => add_values::<S, K, 3>(s, w, v, i, at.n, (to, stride), next),
+                    _ => add_values::<S, K, 4>(s, w, v, i, at.n, (to, stride), next),
                 }
             }
         }
@@ -358,13 +358,11 @@ fn weigh<S: Simd>(s: S, scores: &mut [f32], softcap: Option<f32>) -> (f32, f32) 
 #[inline(always)]
 unsafe fn score<S: Simd, K: Stored, const N: usize>(
     s: S,
-    q: *const f32,
-    stride: usize,
+    (q, stride): (*const f32, usize),
     k: [*const u8; 4],
     dim: usize,
     to: *mut f32,
-    next: Next,
-    pos: usize,
+    (next, pos): (Next, usize),
 ) {
     let mut sums = [[s.splat(0.0); 4]; N];
     // SAFETY: the caller's promise.
@@ -397,8 +395,7 @@ unsafe fn add_values<S: Simd, K: Stored, const N: usize>(
     (v, v_stride): (*const u8, usize),
     at: usize,
     count: usize,
-    to: *mut f32,
-    stride: usize,
+    (to, stride): (*mut f32, usize),
     next: Next,
 ) {
     // SAFETY: the caller's promise.

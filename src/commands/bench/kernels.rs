@@ -1,8 +1,8 @@
 //! `ostro bench --kernels`: every format on every instruction set of this machine, without a model.
 //!
 //! One column streams a matrix that no cache holds, as decoding does, and is compared with reading; many columns use
-//! few rows again and again, as prompts do, and are compared with multiplying bytes. A [`Contestant`] is one
-//! implementation of both products; what it makes stands in columns of its own.
+//! few rows again and again, as prompts do, and are compared with multiplying bytes. Built with the feature `ggml`, ggml's
+//! own kernels stand beside: they are compiled for this machine, so their figures are the same for all sets of ours.
 
 use super::list::all;
 use super::machine::cpu_info;
@@ -31,12 +31,13 @@ const FEW_ROWS: usize = 32;
 /// Time for each product, more only where once takes longer.
 const BUDGET: Duration = Duration::from_millis(500);
 
-/// One implementation of the two products, with the weights that it reads.
-trait Contestant {
+/// What one implementation makes of the two products.
+#[derive(Clone, Copy)]
+struct Figures {
     /// Bytes a second with one column.
-    fn one_column(&mut self) -> f64;
+    one: f64,
     /// Multiplications and additions a second with many columns.
-    fn many_columns(&mut self) -> f64;
+    many: f64,
 }
 
 /// Our own kernels.
@@ -52,8 +53,7 @@ struct Ours<'a> {
 
 impl<'a> Ours<'a> {
     fn new(exec: &'a Exec, dtype: DType, bytes: &'a [u8]) -> Ours<'a> {
-        let x = (0..MANY * K).map(|i| (i % 255) as f32 - 127.0).collect();
-        Ours { exec, dtype, bytes, acts: Acts::new(), x, out: Vec::new() }
+        Ours { exec, dtype, bytes, acts: Acts::new(), x: activations(), out: Vec::new() }
     }
 
     fn quantize(&mut self, columns: usize, rows_at_once: usize) {
@@ -65,50 +65,86 @@ impl<'a> Ours<'a> {
         let out = &mut self.out[..w.rows() * self.acts.n()];
         self.exec.matmul(&self.acts, &mut [Product { w, out }]);
     }
-}
 
-impl Contestant for Ours<'_> {
+    fn figures(mut self) -> Figures {
+        Figures { one: self.one_column(), many: self.many_columns() }
+    }
+
     fn one_column(&mut self) -> f64 {
-        let rows = self.bytes.len() / row_bytes(self.dtype);
-        let all = Mat::new(self.dtype, rows, K, self.bytes).expect("whole rows");
-        self.quantize(1, rows / PIECES);
-        let best = best_times(PIECES, |piece| self.product(all.stacked(piece, PIECES)));
-        (best.len() * (self.bytes.len() / PIECES)) as f64 / best.iter().sum::<f64>()
+        let all = whole(self.dtype, self.bytes);
+        self.quantize(1, all.rows() / PIECES);
+        let (pieces, time) = best_pass(PIECES, |piece| self.product(all.stacked(piece, PIECES)));
+        (pieces * (self.bytes.len() / PIECES)) as f64 / time
     }
 
     fn many_columns(&mut self) -> f64 {
         self.quantize(MANY, ROWS);
         let (dtype, bytes) = (self.dtype, self.bytes);
-        let rows = |n: usize| Mat::new(dtype, n, K, &bytes[..n * row_bytes(dtype)]).expect("there are more");
+        let rows = |n: usize| whole(dtype, &bytes[..n * row_bytes(dtype)]);
         let start = Instant::now();
         self.product(rows(FEW_ROWS));
         let n = if start.elapsed() * 40 < BUDGET { ROWS } else { FEW_ROWS };
-        let best = best_times(1, |_| self.product(rows(n)));
-        (2 * MANY * n * K) as f64 / best[0]
+        let (_, time) = best_pass(1, |_| self.product(rows(n)));
+        (2 * MANY * n * K) as f64 / time
     }
+}
+
+/// ggml's kernels, where it has some for the type. It rounds the activations with every product and on one thread, which
+/// is to be little beside the product: many rows.
+#[cfg(feature = "ggml")]
+fn ggml(dtype: DType, bytes: &[u8], threads: usize) -> Option<Figures> {
+    use ostro_kernels::ggml::MatMul;
+    const ROWS: usize = 4096;
+    let all = whole(dtype, bytes);
+    let x = activations();
+    let piece = |i| MatMul::new(all.stacked(i, PIECES), &x[..K], 1, threads);
+    let mut pieces = (0..PIECES).map(piece).collect::<Option<Vec<_>>>()?;
+    let (done, time) = best_pass(PIECES, |i| {
+        pieces[i].compute();
+    });
+    let one = (done * (bytes.len() / PIECES)) as f64 / time;
+    let mut many = MatMul::new(whole(dtype, &bytes[..ROWS * row_bytes(dtype)]), &x, MANY, threads)?;
+    let (_, time) = best_pass(1, |_| {
+        many.compute();
+    });
+    Some(Figures { one, many: (2 * MANY * ROWS * K) as f64 / time })
+}
+
+#[cfg(not(feature = "ggml"))]
+fn ggml(_: DType, _: &[u8], _: usize) -> Option<Figures> {
+    None
+}
+
+/// Activations of all columns.
+fn activations() -> Vec<f32> {
+    (0..MANY * K).map(|i| (i % 255) as f32 - 127.0).collect()
+}
+
+/// A matrix of whole rows.
+fn whole(dtype: DType, bytes: &[u8]) -> Mat<'_> {
+    Mat::new(dtype, bytes.len() / row_bytes(dtype), K, bytes).expect("whole rows")
 }
 
 fn row_bytes(dtype: DType) -> usize {
     dtype.row_bytes(K).expect("K is whole blocks of every type")
 }
 
-/// The shortest time of each piece, in seconds, over as many passes as the budget allows. Pieces that the first pass
-/// does not reach in half of it are left out.
-fn best_times(pieces: usize, mut work: impl FnMut(usize)) -> Vec<f64> {
+/// The shortest time that a pass over some pieces takes, in seconds, and the pieces, of as many passes as the budget
+/// allows; the machine's limit is measured so too. Pieces that the first pass does not reach in half of it are left out.
+fn best_pass(pieces: usize, mut work: impl FnMut(usize)) -> (usize, f64) {
     let start = Instant::now();
-    let mut time = |piece| {
-        let one = Instant::now();
-        work(piece);
-        one.elapsed().as_secs_f64()
-    };
-    let mut best = Vec::with_capacity(pieces);
-    while best.len() < pieces && (best.is_empty() || start.elapsed() < BUDGET / 2) {
-        best.push(time(best.len()));
+    let mut n = 0;
+    while n < pieces && (n == 0 || start.elapsed() < BUDGET / 2) {
+        work(n);
+        n += 1;
     }
+    let mut best = start.elapsed();
     while start.elapsed() < BUDGET {
-        best.iter_mut().enumerate().for_each(|(piece, best)| *best = time(piece).min(*best));
+        let pass = Instant::now();
+        (0..n).for_each(&mut work);
+        best = best.min(pass.elapsed());
     }
-    best
+    (n, best.as_secs_f64())
 }
 
 /// Measures all, or what the flags name.
@@ -132,16 +168,17 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let mut report = Report::new(args.output, columns());
     let done = types.iter().try_for_each(|&dtype| {
         let bytes = streamed(dtype);
+        let theirs: Vec<_> = threads.iter().map(|&n| (n, ggml(dtype, &bytes, n))).collect();
         for (exec, limit) in execs.iter().zip(&mut limits) {
             if interrupted() {
                 return Ok(());
             }
             let before = Limits::probe(&probe, exec);
-            let mut ours = Ours::new(exec, dtype, &bytes);
-            let (one, many) = (ours.one_column(), ours.many_columns());
+            let ours = Ours::new(exec, dtype, &bytes).figures();
+            let theirs = theirs.iter().find(|(n, _)| *n == exec.team().threads()).and_then(|(_, figures)| *figures);
             let here = before.or(Limits::probe(&probe, exec));
             *limit = Some(limit.map_or(here, |before| before.or(here)));
-            report.row(&row(dtype, exec, one, many, here, &cpu_info))?;
+            report.row(&row(dtype, exec, (ours, theirs), here, &cpu_info))?;
         }
         Ok(())
     });
@@ -158,42 +195,50 @@ fn streamed(dtype: DType) -> Vec<u8> {
 }
 
 fn columns() -> Vec<Column> {
-    vec![
+    let ours = [
         Column::left("type", 8, [].into_iter()),
-        Column::left("isa", 8, [].into_iter()),
+        Column::left("isa", 10, [].into_iter()),
         Column::right("threads", 7),
         Column::right("1 column: GB/s", 14),
         Column::right("of read", 7),
         Column::right("512 columns: GOP/s", 18),
         Column::right("of int8", 7),
-    ]
+    ];
+    let theirs = [Column::right("ggml: GB/s", 10), Column::right("ggml: GOP/s", 11)];
+    ours.into_iter().chain(theirs.into_iter().filter(|_| cfg!(feature = "ggml"))).collect()
 }
 
-fn row(dtype: DType, exec: &Exec, one: f64, many: f64, limits: Limits, cpu_info: &str) -> Row {
+fn row(dtype: DType, exec: &Exec, (ours, theirs): (Figures, Option<Figures>), limits: Limits, cpu_info: &str) -> Row {
     let (isa, threads) = (exec.cpu().name(), exec.team().threads());
-    let (share_read, share_int8) = (one / limits.read, many / limits.int8);
+    let (share_read, share_int8) = (ours.one / limits.read, ours.many / limits.int8);
     let record = json!({
         "build_version": env!("CARGO_PKG_VERSION"),
         "cpu_info": cpu_info,
         "type": dtype.name(),
         "cpu_isa": isa,
         "n_threads": threads,
-        "gb_s": one / 1e9,
-        "gop_s": many / 1e9,
+        "gb_s": ours.one / 1e9,
+        "gop_s": ours.many / 1e9,
         "limit_read_gb_s": limits.read / 1e9,
         "limit_int8_gop_s": limits.int8 / 1e9,
         "share_read": share_read,
         "share_int8": share_int8,
+        "ggml_gb_s": theirs.map(|figures| figures.one / 1e9),
+        "ggml_gop_s": theirs.map(|figures| figures.many / 1e9),
     });
     let serde_json::Value::Object(record) = record else { unreachable!("it is written as an object") };
-    let cells = vec![
+    let mut cells = vec![
         dtype.name().to_owned(),
         isa.to_owned(),
         threads.to_string(),
-        format!("{:.1}", one / 1e9),
+        format!("{:.1}", ours.one / 1e9),
         percent(share_read),
-        format!("{:.0}", many / 1e9),
+        format!("{:.0}", ours.many / 1e9),
         percent(share_int8),
     ];
+    if cfg!(feature = "ggml") {
+        let cell = |figure: fn(Figures) -> String| theirs.map_or("-".to_owned(), figure);
+        cells.extend([cell(|f| format!("{:.1}", f.one / 1e9)), cell(|f| format!("{:.0}", f.many / 1e9))]);
+    }
     Row { cells, record }
 }

@@ -54,12 +54,14 @@ pub(super) fn kv_types(text: &str) -> Result<List<KvType>, String> {
 /// Types of weights that can be computed with.
 pub(super) fn dtypes(text: &str) -> Result<List<DType>, String> {
     let types = || DType::ALL.iter().copied().filter(|&dtype| computable(dtype));
-    named(text, types, DType::name)
+    let find = |item: &str| types().find(|dtype| dtype.name().eq_ignore_ascii_case(item));
+    named(text, find, || types().map(DType::name).collect())
 }
 
 /// Instruction sets of this machine.
 pub(super) fn cpus(text: &str) -> Result<List<Cpu>, String> {
-    named(text, || Cpu::all().into_iter(), Cpu::name)
+    let find = |item: &str| Cpu::by_name(&item.to_ascii_lowercase());
+    named(text, find, || Cpu::all().into_iter().map(Cpu::name).collect())
 }
 
 /// Models: a file whose name has a comma is one.
@@ -68,20 +70,12 @@ pub(super) fn models(text: &str) -> Result<List<String>, String> {
     Ok(List(if one { vec![text.to_owned()] } else { text.split(',').map(str::to_owned).collect() }))
 }
 
-fn named<T, I: Iterator<Item = T>>(
+fn named<T>(
     text: &str,
-    all: impl Fn() -> I,
-    name: impl Fn(T) -> &'static str + Copy,
-) -> Result<List<T>, String>
-where
-    T: Copy,
-{
-    let find = |item: &str| {
-        all().find(|&one| name(one).eq_ignore_ascii_case(item)).ok_or_else(|| {
-            let names: Vec<_> = all().map(name).collect();
-            format!("expected some of {}", names.join(", "))
-        })
-    };
+    find: impl Fn(&str) -> Option<T>,
+    names: impl Fn() -> Vec<&'static str>,
+) -> Result<List<T>, String> {
+    let find = |item: &str| find(item).ok_or_else(|| format!("expected some of {}", names().join(", ")));
     text.split(',').map(find).collect::<Result<_, _>>().map(List)
 }
 

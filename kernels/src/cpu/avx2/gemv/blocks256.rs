@@ -109,10 +109,10 @@ macro_rules! block256 {
 }
 
 block256! {
-    BlockQ4_K, 32, false, None, |rows| k_heads(rows.map(|b| first16(b))), |b, j| {
+    BlockQ4_K, 32, false, None, |rows| k_heads(rows.map(first16)), |b, j| {
         bits(load(part(&b.qs, j / 2)), 4 * (j % 2) as i32, 0x0f)
     };
-    BlockQ5_K, 32, false, None, |rows| k_heads(rows.map(|b| first16(b))), |b, j| {
+    BlockQ5_K, 32, false, None, |rows| k_heads(rows.map(first16)), |b, j| {
         let q = bits(load(part(&b.qs, j / 2)), 4 * (j % 2) as i32, 0x0f);
         _mm256_or_si256(q, one_bit(load(&b.qh), j, 16))
     };
