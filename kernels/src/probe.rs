@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Exec;
+use crate::cpu::streams::ask;
 use crate::float::simd::{Kernel, Simd, run};
 
 /// Larger than the caches of any desktop, and quick to fill.
@@ -16,6 +17,8 @@ const BYTES: usize = 256 << 20;
 const TASK: usize = 2 << 20;
 /// Places that a thread reads from in turn: a single stream does not fill the memory's queues.
 const STREAMS: usize = 4;
+/// How far ahead each of them is asked for, in bytes.
+const AHEAD: usize = 3 << 10;
 /// Passes of which the fastest counts, where they do not take long: without vectors they do.
 const PASSES: usize = 12;
 const LONG: Duration = Duration::from_millis(300);
@@ -42,13 +45,16 @@ impl ReadProbe {
         ReadProbe { memory: vec![1.0; BYTES / 4] }
     }
 
-    /// Bytes a second, the best of some passes over the memory: about 100 milliseconds of work.
+    /// Bytes a second, the best of some passes over the memory, every other of which asks for it ahead: what is faster
+    /// differs between processors. About 100 milliseconds of work.
     pub fn measure(&self, exec: &Exec) -> f64 {
         let cpu = exec.cpu();
+        let mut ahead = 0;
         let best = fastest(|| {
+            ahead = AHEAD - ahead;
             exec.team().run(BYTES / TASK, &|task, _| {
                 let part = &self.memory[task * (TASK / 4)..][..TASK / 4];
-                std::hint::black_box(run(cpu, Sum(part)));
+                std::hint::black_box(run(cpu, Sum { x: part, ahead }));
             });
         });
         BYTES as f64 / best
@@ -70,30 +76,36 @@ fn fastest(mut pass: impl FnMut()) -> f64 {
     best
 }
 
-/// Adds up floats, from several places in turn.
-struct Sum<'a>(&'a [f32]);
+/// Adds up floats, from several places in turn; so many bytes ahead they are asked for, or not at all.
+struct Sum<'a> {
+    x: &'a [f32],
+    ahead: usize,
+}
 
 impl Kernel for Sum<'_> {
     type Out = f32;
 
     fn scalar(self) -> f32 {
-        let (mut sums, part) = ([0.0; STREAMS], self.0.len() / STREAMS);
+        let (mut sums, part) = ([0.0; STREAMS], self.x.len() / STREAMS);
         for i in 0..part {
-            (0..STREAMS).for_each(|stream| sums[stream] += self.0[stream * part + i]);
+            (0..STREAMS).for_each(|stream| sums[stream] += self.x[stream * part + i]);
         }
         sums.iter().sum()
     }
 
     #[inline(always)]
     fn simd<S: Simd>(self, s: S) -> f32 {
-        let part = self.0.len() / STREAMS;
+        let part = self.x.len() / STREAMS;
         let step = 2 * S::LANES;
         let mut sums = [[s.splat(0.0); 2]; STREAMS];
         for i in (0..part / step * step).step_by(step) {
             for (stream, [a, b]) in sums.iter_mut().enumerate() {
                 // SAFETY: `i + step <= part`, and there are STREAMS parts.
                 unsafe {
-                    let at = self.0.as_ptr().add(stream * part + i);
+                    let at = self.x.as_ptr().add(stream * part + i);
+                    if self.ahead > 0 {
+                        ask(at.cast::<u8>().wrapping_add(self.ahead), 4 * step);
+                    }
                     *a = s.add(*a, s.load(at));
                     *b = s.add(*b, s.load(at.add(S::LANES)));
                 }
@@ -138,7 +150,9 @@ mod tests {
     fn sums_see_every_float() {
         for cpu in Cpu::all() {
             let x: Vec<f32> = (0..STREAMS * 2 * 16 * 5).map(|i| (i % 7) as f32).collect();
-            assert_eq!(run(cpu, Sum(&x)), x.iter().sum::<f32>(), "{}", cpu.name());
+            for ahead in [0, AHEAD] {
+                assert_eq!(run(cpu, Sum { x: &x, ahead }), x.iter().sum::<f32>(), "{} {ahead}", cpu.name());
+            }
         }
     }
 }

@@ -168,6 +168,9 @@ fn kernels_are_measured_without_a_model() {
     let list = rows(&folder, "--kernels --types q4_0 --isa scalar -t 1");
     assert_eq!(list.len(), 1);
     let row = &list[0];
+    for beside in ["ggml_gb_s", "ggml_gop_s"] {
+        assert!(row[beside].as_f64().map_or(!cfg!(feature = "ggml"), |speed| speed > 0.0), "{row}");
+    }
     assert_eq!((row["type"].as_str(), row["cpu_isa"].as_str()), (Some("Q4_0"), Some("scalar")));
     for (speed, limit, share) in
         [("gb_s", "limit_read_gb_s", "share_read"), ("gop_s", "limit_int8_gop_s", "share_int8")]

@@ -13,6 +13,9 @@ from statistics import median
 import llama_cpp as L
 
 
+QUIET = L.llama_log_callback(lambda level, text, data: None)
+
+
 def llama(path, threads, n_prompt, n_gen, plain):
     """Tokens per second of llama.cpp: prompt, generation; after one turn to warm up."""
     mp = L.llama_model_default_params()
@@ -20,7 +23,8 @@ def llama(path, threads, n_prompt, n_gen, plain):
         mp.use_extra_bufts = False
     model = L.llama_model_load_from_file(str(path).encode(), mp)
     cp = L.llama_context_default_params()
-    cp.n_ctx, cp.n_batch, cp.n_ubatch, cp.n_threads, cp.n_threads_batch = 1024, 1024, 512, threads, threads
+    cp.n_ctx = cp.n_batch = max(n_prompt, n_gen + 1, 1024)
+    cp.n_ubatch, cp.n_threads, cp.n_threads_batch = 512, threads, threads
     ctx = L.llama_init_from_model(model, cp)
 
     def decode(tokens):
@@ -48,7 +52,10 @@ def llama(path, threads, n_prompt, n_gen, plain):
 def ostro(command, path, threads, n_prompt, n_gen):
     """Tests of `ostro bench`: of the prompt, of generation."""
     args = [command, "bench", path, "-p", n_prompt, "-n", n_gen, "-r", 2, "-t", threads, "-o", "json"]
-    prompt, gen = json.loads(subprocess.run([str(a) for a in args], capture_output=True, check=True).stdout)
+    done = subprocess.run([str(a) for a in args], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+    prompt, gen = json.loads(done.stdout)
     return prompt, gen
 
 
@@ -62,7 +69,7 @@ def main():
     a.add_argument("-n", type=int, default=64)
     a.add_argument("--plain", action="store_true")
     o = a.parse_args()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    L.llama_log_set(QUIET, None)
     L.llama_backend_init()
     rows = []
     for path in o.models:

@@ -6,10 +6,10 @@
 //! - `tile`, many rows (prefill): a task is 64 rows. It walks the cache in tiles of 64 positions, unpacked to f32
 //!   once for all rows; scores and values are two small f32 matrix products, joined by an online softmax. Bound by
 //!   the fma.
-//! - `stream`, few rows (decode): a task is a chunk of 256 positions for all rows of a key head; the chunks' parts are
-//!   joined in their order by a second loop. Bound by the memory.
+//! - `stream`, few rows (decode): a task is some chunks of 256 positions for all rows of a key head; the chunks' parts
+//!   are joined in their order by a second loop. Bound by the memory.
 //!
-//! What a task is does not depend on the number of threads, so neither do the results. There is no buffer that grows
+//! What a tile and a chunk are does not depend on the number of threads, so neither do the results. There is no buffer that grows
 //! with the square of anything.
 
 mod ahead;

@@ -1,4 +1,4 @@
-//! Attention of few rows over many positions: the cache is read once, in chunks that are independent tasks.
+//! Attention of few rows over many positions: the cache is read once, in chunks, of which a task takes some in a row.
 //!
 //! A chunk is 256 positions at a fixed place, whatever the number of threads. It gives a part for each row: the sum of
 //! its weighted values, its greatest score, the sum of its weights. A second loop joins a row's parts in their order.
@@ -144,10 +144,10 @@ impl Kernel for Chunk<'_> {
         for tile in (0..count).step_by(TILE) {
             let n = TILE.min(count - tile);
             let keys = &job.keys(kv_head, from + tile)[..n * job.k_row];
-            let next = match tile + TILE < count {
+            let next = Some(match tile + TILE < count {
                 true => Next::new(job.keys(kv_head, from + tile + TILE), job.k_row),
                 false => Next::new(job.values(kv_head, from), job.v_row),
-            };
+            });
             let at = Positions { rows, n, tile };
             // SAFETY: `n` rows in `keys`; ROWS queries, padded with zeros to whole vectors; ROWS x CHUNK scores.
             // Unpacked rows have room for whole vectors, TILE of them.
@@ -157,6 +157,7 @@ impl Kernel for Chunk<'_> {
                 match a.k_type {
                     _ if !a.head_dim.is_multiple_of(S::LANES) => {
                         for i in 0..n {
+                            next.iter().for_each(|next| next.ask_row(s, i));
                             load_row(
                                 s,
                                 a.k_type,
@@ -166,7 +167,7 @@ impl Kernel for Chunk<'_> {
                             );
                         }
                         let k = (cache.as_ptr().cast(), 4 * sizes.k_stride);
-                        score_tile::<S, F32>(s, at, q, k, a.head_dim, to, next);
+                        score_tile::<S, F32>(s, at, q, k, a.head_dim, to, None);
                     }
                     KvType::F32 => score_tile::<S, F32>(s, at, q, k, a.head_dim, to, next),
                     KvType::F16 => score_tile::<S, F16>(s, at, q, k, a.head_dim, to, next),
@@ -193,9 +194,8 @@ impl Kernel for Chunk<'_> {
             let n = TILE.min(count - tile);
             let values = &job.values(kv_head, from + tile)[..n * job.v_row];
             let next = match tile + TILE < count {
-                true => Next::new(job.values(kv_head, from + tile + TILE), job.v_row),
-                false if self.more => Next::new(job.keys(kv_head, self.start + CHUNK), job.k_row),
-                false => Next::new(values, job.v_row), // these again
+                true => Some(Next::new(job.values(kv_head, from + tile + TILE), job.v_row)),
+                false => self.more.then(|| Next::new(job.keys(kv_head, self.start + CHUNK), job.k_row)),
             };
             let at = Positions { rows, n, tile };
             // SAFETY: `n` rows in `values`; ROWS x CHUNK weights; ROWS sums. Unpacked rows and sums have room for pairs
@@ -206,6 +206,7 @@ impl Kernel for Chunk<'_> {
                 match a.v_type {
                     _ if !a.v_dim.is_multiple_of(2 * S::LANES) => {
                         for i in 0..n {
+                            next.iter().for_each(|next| next.ask_row(s, i));
                             load_row(
                                 s,
                                 a.v_type,
@@ -215,7 +216,7 @@ impl Kernel for Chunk<'_> {
                             );
                         }
                         let v = (cache.as_ptr().cast(), 4 * sizes.v_stride);
-                        add_tile::<S, F32>(s, at, w, v, a.v_dim, to, next);
+                        add_tile::<S, F32>(s, at, w, v, a.v_dim, to, None);
                     }
                     KvType::F32 => add_tile::<S, F32>(s, at, w, v, a.v_dim, to, next),
                     KvType::F16 => add_tile::<S, F16>(s, at, w, v, a.v_dim, to, next),
@@ -251,6 +252,12 @@ impl Next {
         Next { at: rows.as_ptr(), stride }
     }
 
+    /// Asks for row `i`, which need not exist.
+    #[inline(always)]
+    fn ask_row<S: Simd>(self, s: S, i: usize) {
+        (0..self.stride).step_by(64).for_each(|at| s.prefetch(self.at.wrapping_add(i * self.stride + at)));
+    }
+
     /// Asks for the lines that hold the values `from..to` of row `i`, which need not exist.
     #[inline(always)]
     fn ask<S: Simd, K: Stored>(self, s: S, i: usize, from: usize, to: usize) {
@@ -275,7 +282,7 @@ unsafe fn score_tile<S: Simd, K: Stored>(
     (k, k_stride): (*const u8, usize),
     dim: usize,
     to: *mut f32,
-    next: Next,
+    next: Option<Next>,
 ) {
     for pos in (0..at.n).step_by(4) {
         // SAFETY: the caller's promise. Past the last position it is read again; its score is written where the next
@@ -284,6 +291,7 @@ unsafe fn score_tile<S: Simd, K: Stored>(
             let k = [0, 1, 2, 3].map(|i| k.add((pos + i).min(at.n - 1) * k_stride));
             for row in (0..at.rows).step_by(4) {
                 let (q, to) = (q.add(row * q_stride), to.add(row * CHUNK + at.tile + pos));
+                let next = next.filter(|_| row == 0);
                 match at.rows - row {
                     1 => score::<S, K, 1>(s, (q, q_stride), k, dim, to, (next, pos)),
                     2 => score::<S, K, 2>(s, (q, q_stride), k, dim, to, (next, pos)),
@@ -308,13 +316,14 @@ unsafe fn add_tile<S: Simd, K: Stored>(
     v: (*const u8, usize),
     dim: usize,
     (to, stride): (*mut f32, usize),
-    next: Next,
+    next: Option<Next>,
 ) {
     for i in (0..dim).step_by(2 * S::LANES) {
         for row in (0..at.rows).step_by(4) {
             // SAFETY: the caller's promise.
             unsafe {
                 let (w, to) = (w.add(row * CHUNK + at.tile), to.add(row * stride + i));
+                let next = next.filter(|_| row == 0);
                 match at.rows - row {
                     1 => add_values::<S, K, 1>(s, w, v, i, at.n, (to, stride), next),
                     2 => add_values::<S, K, 2>(s, w, v, i, at.n, (to, stride), next),
@@ -362,13 +371,15 @@ unsafe fn score<S: Simd, K: Stored, const N: usize>(
     k: [*const u8; 4],
     dim: usize,
     to: *mut f32,
-    (next, pos): (Next, usize),
+    (next, pos): (Option<Next>, usize),
 ) {
     let mut sums = [[s.splat(0.0); 4]; N];
     // SAFETY: the caller's promise.
     unsafe {
         for i in (0..dim).step_by(S::LANES) {
-            (0..4).for_each(|j| next.ask::<S, K>(s, pos + j, i, i + S::LANES));
+            if let Some(next) = next {
+                (0..4).for_each(|j| next.ask::<S, K>(s, pos + j, i, i + S::LANES));
+            }
             let k = [K::vector(s, k[0], i), K::vector(s, k[1], i), K::vector(s, k[2], i), K::vector(s, k[3], i)];
             for (j, sums) in sums.iter_mut().enumerate() {
                 let q = s.load(q.add(j * stride + i));
@@ -396,7 +407,7 @@ unsafe fn add_values<S: Simd, K: Stored, const N: usize>(
     at: usize,
     count: usize,
     (to, stride): (*mut f32, usize),
-    next: Next,
+    next: Option<Next>,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -406,7 +417,9 @@ unsafe fn add_values<S: Simd, K: Stored, const N: usize>(
             *y = s.load(to.add(j * stride + S::LANES));
         }
         for i in 0..count {
-            next.ask::<S, K>(s, i, at, at + 2 * S::LANES);
+            if let Some(next) = next {
+                next.ask::<S, K>(s, i, at, at + 2 * S::LANES);
+            }
             let v = v.add(i * v_stride);
             let (a, b) = (K::vector(s, v, at), K::vector(s, v, at + S::LANES));
             for (j, [x, y]) in sums.iter_mut().enumerate() {

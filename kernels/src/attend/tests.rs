@@ -163,6 +163,10 @@ fn cases() -> Vec<Case> {
             cases.push(Case { n, first_pos, window: Some(window), group: 4, ..PLAIN });
         }
     }
+    // Tasks of several chunks, the last one of fewer.
+    for window in [None, Some(2500)] {
+        cases.push(Case { n: 1, first_pos: 3400, window, n_kv_heads: 5, ..PLAIN });
+    }
     for (n, first_pos) in [(1, 90), (30, 7)] {
         cases.push(Case { n, first_pos, softcap: Some(2.0), group: 4, ..PLAIN });
         cases.push(Case { n, first_pos, softcap: Some(50.0), window: Some(33), ..PLAIN });

@@ -1,4 +1,4 @@
-//! What an instruction set brings: the seam between the loops over panels and threads (`exec.rs`) and the arithmetic.
+//! What an instruction set brings: the seam between the loops over panels and threads (`exec/task.rs`) and the arithmetic.
 //!
 //! Two regimes, two shapes of kernel. Few columns: [`Gemv`] streams native blocks. Many columns: [`Gemm`] unpacks a
 //! panel of rows once and multiplies it with every column. A type without a kernel here is decoded to f32.
@@ -50,6 +50,11 @@ impl<'a> Rows<'a> {
 
     pub(crate) fn row(&self, i: usize) -> &'a [u8] {
         &self.data[i * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// All of them.
+    pub(crate) fn data(&self) -> &'a [u8] {
+        self.data
     }
 
     pub(crate) fn slice(&self, from: usize, n: usize) -> Rows<'a> {

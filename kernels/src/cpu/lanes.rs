@@ -57,7 +57,7 @@ impl RowPtrs {
     pub(crate) fn new(rows: Rows<'_>) -> RowPtrs {
         let last = rows.len() - 1;
         let offsets = std::array::from_fn(|i| (i.min(last) * rows.row_bytes()) as i64);
-        RowPtrs { base: rows.row(0).as_ptr(), offsets }
+        RowPtrs { base: rows.data().as_ptr(), offsets }
     }
 
     /// # Safety

@@ -16,8 +16,6 @@ const MAX_CHUNK: usize = 512;
 const STREAM_WEIGHTS: usize = 1 << 22;
 /// Columns that are multiplied between two requests for memory: a multiple of the width of every tile.
 const ASK_COLUMNS: usize = 24;
-/// Rows that are multiplied with one column after the other while they are in L1.
-const ROWS_IN_L1: usize = 4;
 
 /// A product of one matrix, or a gated one of two, with some columns.
 pub(super) struct Part<'a> {
@@ -78,8 +76,8 @@ impl Cut {
     fn new(rows: usize, columns: usize, k: usize, threads: usize) -> Cut {
         if columns < GEMM_COLUMNS {
             // Several tasks a thread, so that one that was held up does not keep the others waiting; few and long
-            // ones, as a task waits for what it reads first, and asks in vain at its end (eight times as many: 5 to
-            // 10 % slower).
+            // ones, as a task waits for what it reads first, and asks in vain at its end (tasks an eighth as long: a
+            // tenth slower on two Zen 5 cores).
             let row_step = (rows / (threads * 4)).min(STREAM_WEIGHTS / k.max(1)).next_multiple_of(8).max(8);
             return Cut { rows, columns, row_step, column_step: columns.max(1) };
         }
@@ -133,10 +131,10 @@ impl<'a> Call<'_, 'a> {
         let Scratch { sums, up, .. } = scratch;
         let (mut sums, mut ups) = (std::mem::replace(sums, Buf::new()), std::mem::replace(up, Buf::new()));
         // Chosen by the part, not by the task, so that the number of threads does not decide which kernel runs.
-        let few = cut.columns < GEMM_COLUMNS;
-        let stride = self.product(few, part.w, row, rows, columns, &mut sums, scratch);
+        let one = cut.columns < GEMM_COLUMNS;
+        let stride = self.product(one, part.w, row, rows, columns, &mut sums, scratch);
         if let Some((up, act)) = part.up {
-            let up_stride = self.product(few, up, row, rows, columns, &mut ups, scratch);
+            let up_stride = self.product(one, up, row, rows, columns, &mut ups, scratch);
             for j in 0..columns.len() {
                 let (gate, up) = (&mut sums[j * stride..][..rows], &ups[j * up_stride..][..rows]);
                 float::gate(self.cpu, act, gate, up);
@@ -157,7 +155,7 @@ impl<'a> Call<'_, 'a> {
     #[allow(clippy::too_many_arguments, reason = "what to compute, and where to")]
     fn product(
         &self,
-        few: bool,
+        one: bool,
         w: Mat<'a>,
         row: usize,
         rows: usize,
@@ -170,37 +168,29 @@ impl<'a> Call<'_, 'a> {
             sums.at_least(columns.len() * rows).fill(0.0);
             return rows;
         }
-        let gemv = (self.kernels.gemv)(dtype).filter(|_| few);
+        let gemv = (self.kernels.gemv)(dtype).filter(|_| one);
         let gemm = (self.kernels.gemm)(dtype);
-        let floats = (self.kernels.gemm)(DType::F32).filter(|_| !few && ActKind::of(dtype) == ActKind::F32);
+        let floats = (self.kernels.gemm)(DType::F32).filter(|_| !one && ActKind::of(dtype) == ActKind::F32);
         let w = Rows::new(w.data(), w.row_bytes()).slice(row, rows);
         match (gemv, gemm, floats) {
-            (Some(gemv), _, _) => self.few(gemv, w, columns, sums),
+            (Some(gemv), _, _) => self.one(gemv, w, columns.at(0), sums),
             (None, Some(gemm), _) => self.many(gemm, w, k, columns, sums, &mut scratch.panel),
             (None, None, Some(floats)) => self.many_decoded(floats, dtype, w, k, columns, sums, scratch),
             (None, None, None) => self.decoded(dtype, w, k, columns, sums, scratch),
         }
     }
 
-    fn few(&self, gemv: Gemv, w: Rows<'_>, columns: Columns<'_>, sums: &mut Buf<f32>) -> usize {
-        let rows = w.len();
-        let sums = sums.at_least(columns.len() * rows);
-        let step = if columns.len() == 1 { rows } else { ROWS_IN_L1 };
-        for row in (0..rows).step_by(step) {
-            let w = w.slice(row, step.min(rows - row));
-            for j in 0..columns.len() {
-                let (i, out) = (columns.at(j), &mut sums[j * rows + row..][..w.len()]);
-                // SAFETY: the instructions exist; rows and column have the same length.
-                unsafe {
-                    match gemv {
-                        Gemv::F32(f) => f(w, self.x.col_f32(i), out),
-                        Gemv::Q8x32(f) => f(w, self.x.col32(i), out),
-                        Gemv::Q8x256(f) => f(w, self.x.col256(i), out),
-                    }
-                }
+    fn one(&self, gemv: Gemv, w: Rows<'_>, column: usize, sums: &mut Buf<f32>) -> usize {
+        let out = &mut sums.at_least(w.len())[..w.len()];
+        // SAFETY: the instructions exist; rows and column have the same length.
+        unsafe {
+            match gemv {
+                Gemv::F32(f) => f(w, self.x.col_f32(column), out),
+                Gemv::Q8x32(f) => f(w, self.x.col32(column), out),
+                Gemv::Q8x256(f) => f(w, self.x.col256(column), out),
             }
         }
-        rows
+        w.len()
     }
 
     fn many(

@@ -166,6 +166,8 @@ mod tests {
         assert_eq!(dtypes("q4_k,F16"), Ok(List(vec![DType::Q4_K, DType::F16])));
         assert!(dtypes("Q8_K").is_err() && dtypes("").is_err());
         assert_eq!(cpus("scalar").map(|list| list.0.len()), Ok(1));
+        let avx2 = Cpu::all().into_iter().rfind(|cpu| cpu.name().starts_with("avx2"));
+        assert_eq!(cpus("AVX2").ok().map(|list| list.0), avx2.map(|cpu| vec![cpu]));
         assert!(cpus("sse2").unwrap_err().starts_with("expected some of scalar"));
         assert_eq!(kv_types("f16,Q8_0"), Ok(List(vec![KvType::F16, KvType::Q8_0])));
     }

@@ -25,7 +25,7 @@ const WIDTH: usize = 3;
 /// Columns of a tile of floats: without integer accumulators there is room for twice as many.
 const FLOAT_WIDTH: usize = 6;
 
-/// Products of pairs that may be added in 16 bits; 0 for signed bytes.
+/// For the number of products of pairs that may be added in 16 bits: the bytes are signed, not even two.
 const SIGNED: usize = 0;
 
 pub(super) fn kernel<const VNNI: bool>(dtype: DType) -> Option<Gemm> {

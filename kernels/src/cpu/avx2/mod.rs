@@ -30,7 +30,7 @@ pub(crate) static VNNI: Kernels = Kernels {
     ..PLAIN
 };
 
-/// Ten independent sums, as many as there are registers for.
+/// Ten independent sums: more than the latency of `vpdpbusd` times its rate.
 #[target_feature(enable = "avx2")]
 unsafe fn int8_peak_vnni(rounds: usize) -> i32 {
     let (w, a) = (_mm256_set1_epi8(3), _mm256_set1_epi8(-5));

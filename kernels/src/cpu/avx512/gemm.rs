@@ -22,7 +22,8 @@ use crate::cpu::kernels::{Columns, Gemm, PANEL_ROWS, Panel, Rows, Span, Tile};
 use crate::cpu::pack::{self, BF16, Below, F16, F32, Float, Format, Source};
 
 const WIDTH: usize = 6;
-/// Weights of a row that are unpacked at a time: the sums, which a block of 256 adds to, are in L1 for every other one.
+/// Weights of a row that are unpacked at a time, two blocks of 256: what the first adds to the sums is still in L1 for the
+/// second.
 const CHUNK: usize = 512;
 /// Columns of a tile of floats: without integer accumulators there is room for twice as many.
 const FLOAT_WIDTH: usize = 12;
@@ -181,7 +182,7 @@ unsafe fn tiles256<const SUB: usize, const MIN: bool>(
     }
 }
 
-/// One block of 256.
+/// One block of 256, at which `w` and `x` stand; it is the first of its rows where `k` is 0.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 unsafe fn tile256<const SUB: usize, const MIN: bool, const P: usize, const N: usize>(
     w: &[Source; 2],
@@ -190,7 +191,7 @@ unsafe fn tile256<const SUB: usize, const MIN: bool, const P: usize, const N: us
     index: &[usize; WIDTH],
     sums: *mut f32,
 ) {
-    // SAFETY: promised by the caller: the panel holds `span`, the columns exist, `sums` has room for them.
+    // SAFETY: promised by the caller: panel and columns have the block, `sums` has room for the columns.
     unsafe {
         let cols: [_; N] = std::array::from_fn(|c| x.column(index[c], SUB));
         let mut f = [[_mm512_setzero_ps(); N]; P];

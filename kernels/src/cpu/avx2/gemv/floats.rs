@@ -57,7 +57,9 @@ unsafe fn dots<F: Load, const R: usize>(w: [*const u8; R], x: &[f32]) -> [f32; R
     let mut f = [[_mm256_setzero_ps(); 2]; R];
     let (chunks, rest) = x.as_chunks::<16>();
     for (b, x) in chunks.iter().enumerate() {
-        w.iter().for_each(|w| ahead(R, w.wrapping_add(16 * b * F::BYTES), 16 * F::BYTES));
+        if R > 1 {
+            w.iter().for_each(|w| ahead(R, w.wrapping_add(16 * b * F::BYTES), 16 * F::BYTES));
+        }
         for h in 0..2 {
             // SAFETY: 16 floats; as many weights.
             unsafe {

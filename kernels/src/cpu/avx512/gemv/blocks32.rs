@@ -23,7 +23,8 @@ use crate::quantize::{KVALUES_FP4, KVALUES_IQ4NL};
 /// What a block of 32 is to this loop.
 ///
 /// # Safety
-/// (Of its functions) the machine has the instructions.
+/// (Of its functions) the machine has the instructions; where there is an address and a number, as many blocks can be
+/// read there.
 #[allow(clippy::missing_safety_doc, reason = "said above, once")]
 pub(super) trait Block32: Block {
     /// How far the weights lie below their bytes; `None` for those with a minimum.
@@ -71,6 +72,9 @@ const fn pick(size: usize) -> Pick {
 }
 
 /// The first two words of each of sixteen blocks at `at`: all first ones, then all second ones.
+///
+/// # Safety
+/// Sixteen blocks can be read at `at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn picked<B: Block>(at: *const u8) -> __m512i {
@@ -86,7 +90,10 @@ unsafe fn picked<B: Block>(at: *const u8) -> __m512i {
     }
 }
 
-/// The first four bytes of `m` blocks at `at`.
+/// The first four bytes of `m` blocks at `at`, 16 at most.
+///
+/// # Safety
+/// `m` blocks can be read at `at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn four_bytes<B: Block>(at: *const u8, m: usize) -> __m512i {
@@ -97,7 +104,10 @@ unsafe fn four_bytes<B: Block>(at: *const u8, m: usize) -> __m512i {
     unsafe { _mm512_mask_i32gather_epi32::<1>(_mm512_setzero_si512(), mask, starts, at.cast()) }
 }
 
-/// As [`picked`], of `m` blocks.
+/// As [`picked`], of `m` blocks, 16 at most.
+///
+/// # Safety
+/// `m` blocks can be read at `at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn gathered<B: Block>(at: *const u8, m: usize) -> __m512i {

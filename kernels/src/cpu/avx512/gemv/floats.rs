@@ -56,7 +56,9 @@ unsafe fn dots<F: Load, const R: usize>(w: [*const u8; R], x: &[f32]) -> [f32; R
     let mut f = [[_mm512_setzero_ps(); 2]; R];
     let (pairs, rest) = x.as_chunks::<32>();
     for (b, x) in pairs.iter().enumerate() {
-        w.iter().for_each(|w| ahead(R, w.wrapping_add(32 * b * F::BYTES), 32 * F::BYTES));
+        if R > 1 {
+            w.iter().for_each(|w| ahead(R, w.wrapping_add(32 * b * F::BYTES), 32 * F::BYTES));
+        }
         for h in 0..2 {
             // SAFETY: 32 floats; as many weights.
             unsafe {
