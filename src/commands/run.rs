@@ -121,7 +121,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             model.spec.context
         );
     }
-    let kv_per_token = options.kv.bytes_per_token(&model.spec);
     let banned = if args.sampling.ignore_eos { tokenizer.eog().collect() } else { Vec::new() };
     let sampling = recommended.map(|e| e.sampling.clone()).unwrap_or_default();
     let sampling = args.sampling.options(&sampling, banned);
@@ -141,7 +140,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     if template.is_none() && !args.no_display_prompt {
         print(&prompt)?;
     }
-    let mut stats = Statistics::new(start, model.account.read_per_token, kv_per_token);
+    let mut stats = Statistics::new(start, model.account.read_per_token, options.kv, &model.spec);
     catch_interrupts()?;
     let mut next = |row: &[f32]| {
         let token = sampler.sample(row).with_context(file)?;

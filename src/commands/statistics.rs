@@ -1,13 +1,16 @@
 //! What an answer cost: the line of statistics.
 
+use crate::engine::KvTypes;
+use crate::model::ModelSpec;
 use std::time::Instant;
 
 /// Times and counts of one answer.
-pub(super) struct Statistics {
+pub(super) struct Statistics<'a> {
     start: Instant,
     prompt_tokens: usize,
     weights_per_token: u64,
-    kv_per_token: usize,
+    kv: KvTypes,
+    spec: &'a ModelSpec,
     prompt_start: Instant,
     prompt_seconds: f64,
     first_token: Option<Instant>,
@@ -16,14 +19,15 @@ pub(super) struct Statistics {
     kv_read: u64,
 }
 
-impl Statistics {
-    pub fn new(start: Instant, weights_per_token: u64, kv_per_token: usize) -> Statistics {
+impl<'a> Statistics<'a> {
+    pub fn new(start: Instant, weights_per_token: u64, kv: KvTypes, spec: &'a ModelSpec) -> Statistics<'a> {
         let now = Instant::now();
         Statistics {
             start,
             prompt_tokens: 0,
             weights_per_token,
-            kv_per_token,
+            kv,
+            spec,
             prompt_start: now,
             prompt_seconds: 0.0,
             first_token: None,
@@ -45,7 +49,7 @@ impl Statistics {
         if self.first_token.is_none() {
             self.first_token = Some(self.last_token);
         } else {
-            self.kv_read += (held * self.kv_per_token) as u64;
+            self.kv_read += self.kv.bytes_read(self.spec, held) as u64;
         }
         self.made += 1;
     }

@@ -20,12 +20,10 @@ pub(super) struct Buffers {
     pub v: Vec<f32>,
     /// What attention gives, `[n, n_heads, v_dim]`.
     pub att: Vec<f32>,
-    /// Inner activations, `[n or pairs, hidden]`.
+    /// Inner activations, `[n or pairs, hidden]`; then what each chosen expert gives, `[pairs, dim]`.
     pub hidden: Vec<f32>,
     /// Router logits, `[n, n_experts]`.
     pub router: Vec<f32>,
-    /// What each chosen expert gives, `[pairs, dim]`.
-    pub pairs: Vec<f32>,
     /// Cosines and sines of each rotary embedding, `[n, pairs]` each.
     pub rope: Vec<(Vec<f32>, Vec<f32>)>,
     /// Which token goes to which expert.
@@ -44,7 +42,7 @@ pub(super) struct Buffers {
 
 impl Buffers {
     pub fn new(spec: &ModelSpec, n: usize) -> Buffers {
-        let (mut q, mut k, mut v, mut att, mut hidden, mut router, mut pairs) = (0, 0, 0, 0, 0, 0, 0);
+        let (mut q, mut k, mut v, mut att, mut hidden, mut router) = (0, 0, 0, 0, 0, 0);
         let mut routing = Routing::default();
         for layer in &spec.layers {
             match &layer.mixer {
@@ -60,9 +58,8 @@ impl Buffers {
                     hidden = hidden.max(n * f.hidden);
                 }
                 Ffn::Moe(m) => {
-                    hidden = hidden.max(n * m.n_active * m.hidden);
+                    hidden = hidden.max(n * m.n_active * m.hidden.max(spec.dim));
                     router = router.max(n * m.n_experts);
-                    pairs = pairs.max(n * m.n_active * spec.dim);
                     routing.reserve(n, m.n_experts, m.n_active);
                 }
             }
@@ -76,7 +73,6 @@ impl Buffers {
             att: vec![0.0; att],
             hidden: vec![0.0; hidden],
             router: vec![0.0; router],
-            pairs: vec![0.0; pairs],
             rope: spec.ropes.iter().map(|r| (vec![0.0; n * r.dim / 2], vec![0.0; n * r.dim / 2])).collect(),
             routing,
             runs: Vec::with_capacity(n),

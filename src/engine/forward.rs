@@ -245,12 +245,12 @@ impl Step<'_> {
         let groups = Groups { offsets: &b.routing.offsets, pick: &b.routing.token };
         exec.gated_experts(&b.acts, gate, up, groups, m.act, hidden);
         exec.quantize(&mut b.inner, hidden, pairs, m.hidden, kinds_down);
-        let out = &mut b.pairs[..pairs * dim];
+        let out = &mut b.hidden[..pairs * dim]; // they are quantized: what the experts give takes their place
         let own = Groups { offsets: &b.routing.offsets, pick: &b.routing.own[..pairs] };
         exec.matmul_experts(&b.inner, down, own, out);
 
         let routing = &b.routing;
-        let out = &b.pairs;
+        let out = &b.hidden;
         exec.rows(&mut b.h[..n * dim], dim, |i, h| {
             h.fill(0.0);
             for choice in i * m.n_active..(i + 1) * m.n_active {
