@@ -24,8 +24,12 @@ pub(crate) struct Kernels {
     pub int8_peak: Int8Peak,
 }
 
-/// Rows of a panel at most, on any instruction set; the stride of the sums that a tile adds to.
+/// Rows of a panel at most, on any instruction set.
 pub(crate) const PANEL_ROWS: usize = 32;
+
+/// Rows of a task at most: panels that are multiplied with the same activations while these are in L2. The stride of the
+/// sums that a tile adds to.
+pub(crate) const TASK_ROWS: usize = 4 * PANEL_ROWS;
 
 /// Consecutive rows of weights, as bytes.
 #[derive(Clone, Copy)]
@@ -80,7 +84,7 @@ pub(crate) struct Gemm {
     pub chunk: usize,
     /// Unpacks weights `k..k + len` of the rows.
     pub pack: unsafe fn(Rows<'_>, Span, &mut Panel),
-    /// Adds the products of a packed panel with the columns to `sums`, `[columns, PANEL_ROWS]`; sets them where
+    /// Adds the products of a packed panel with the columns to `sums`, `[columns, TASK_ROWS]`; sets them where
     /// `k == 0`. May write whatever it likes to rows that the panel has not, up to its own multiple.
     /// A sum does not depend on the other rows and columns.
     pub tile: Tile,

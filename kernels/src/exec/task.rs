@@ -2,7 +2,7 @@
 
 use crate::acts::{ActKind, Acts};
 use crate::buf::Buf;
-use crate::cpu::kernels::{Columns, Gemm, Gemv, Kernels, PANEL_ROWS, Panel, Rows, Span};
+use crate::cpu::kernels::{Columns, Gemm, Gemv, Kernels, PANEL_ROWS, Panel, Rows, Span, TASK_ROWS};
 use crate::cpu::streams::ask;
 use crate::{Activation, Cpu, DType, Mat, float};
 
@@ -86,7 +86,9 @@ impl Cut {
         while panels * columns.div_ceil(column_step) < threads * 4 && column_step >= 128 {
             column_step = column_step.div_ceil(2);
         }
-        Cut { rows, columns, row_step: PANEL_ROWS, column_step }
+        let tasks = panels * columns.div_ceil(column_step);
+        let row_step = PANEL_ROWS * (tasks / (threads * 4)).clamp(1, TASK_ROWS / PANEL_ROWS);
+        Cut { rows, columns, row_step, column_step }
     }
 
     fn row_tasks(&self) -> usize {
@@ -107,7 +109,9 @@ impl<'a> Call<'_, 'a> {
     /// How many tasks there are, and the sums of the largest.
     pub(super) fn tasks(&self) -> (usize, usize) {
         let cuts = (0..self.parts).map(|part| self.cut(part));
-        cuts.fold((0, 0), |(tasks, most), cut| (tasks + cut.tasks(), most.max(cut.column_step * cut.row_step)))
+        cuts.fold((0, 0), |(tasks, most), cut| {
+            (tasks + cut.tasks(), most.max(cut.column_step * cut.row_step.max(TASK_ROWS)))
+        })
     }
 
     /// # Safety
@@ -202,32 +206,36 @@ impl<'a> Call<'_, 'a> {
         sums: &mut Buf<f32>,
         panel: &mut Panel,
     ) -> usize {
-        let sums = sums.at_least(columns.len() * PANEL_ROWS);
-        for row in (0..w.len()).step_by(gemm.rows) {
-            let rows = gemm.rows.min(w.len() - row);
-            for at in (0..k).step_by(gemm.chunk) {
-                let span = Span { rows, k: at, len: gemm.chunk.min(k - at) };
-                let w = w.slice(row, rows);
+        let sums = sums.at_least(columns.len() * TASK_ROWS);
+        for at in (0..k).step_by(gemm.chunk) {
+            for row in (0..w.len()).step_by(gemm.rows) {
+                let panel_at = |row: usize| w.slice(row, gemm.rows.min(w.len() - row));
+                let rows = panel_at(row);
+                let span = Span { rows: rows.len(), k: at, len: gemm.chunk.min(k - at) };
                 // SAFETY: the instructions exist; the span lies within the rows, and rows and columns are of one
                 // length.
-                unsafe { (gemm.pack)(w, span, panel) };
-                // The rows' next chunks are small and far apart, which no processor foresees: they are asked for
-                // while this one is multiplied, some with each few columns.
+                unsafe { (gemm.pack)(rows, span, panel) };
+                // The chunks of the next panel's rows are small and far apart, which no processor foresees: they are
+                // asked for while this one is multiplied, some with each few columns.
+                let (next, from) = match row + gemm.rows < w.len() {
+                    true => (panel_at(row + gemm.rows), at),
+                    false => (panel_at(0), at + span.len),
+                };
                 let bytes = |at: usize| w.row_bytes() * at.min(k) / k;
-                let (next, end) = (bytes(at + span.len), bytes(at + 2 * span.len));
+                let (from, to) = (bytes(from), bytes(from + gemm.chunk));
                 let pieces = columns.len().div_ceil(ASK_COLUMNS);
                 for piece in 0..pieces {
-                    for i in piece * rows / pieces..(piece + 1) * rows / pieces {
-                        ask(w.row(i).as_ptr().wrapping_add(next), end - next);
+                    for i in piece * next.len() / pieces..(piece + 1) * next.len() / pieces {
+                        ask(next.row(i).as_ptr().wrapping_add(from), to - from);
                     }
                     let first = piece * ASK_COLUMNS;
                     let columns = columns.slice(first, ASK_COLUMNS.min(columns.len() - first));
                     // SAFETY: as above.
-                    unsafe { (gemm.tile)(panel, span, self.x, columns, &mut sums[first * PANEL_ROWS + row..]) };
+                    unsafe { (gemm.tile)(panel, span, self.x, columns, &mut sums[first * TASK_ROWS + row..]) };
                 }
             }
         }
-        PANEL_ROWS
+        TASK_ROWS
     }
 
     /// Unpacks a panel through the decoder of the type.
@@ -242,7 +250,7 @@ impl<'a> Call<'_, 'a> {
         sums: &mut Buf<f32>,
         scratch: &mut Scratch,
     ) -> usize {
-        let sums = sums.at_least(columns.len() * PANEL_ROWS);
+        let sums = sums.at_least(columns.len() * TASK_ROWS);
         let chunk = gemm.chunk.next_multiple_of(dtype.block_elems());
         let bytes = |k: usize| k / dtype.block_elems() * dtype.block_bytes();
         for row in (0..w.len()).step_by(gemm.rows) {
@@ -264,7 +272,7 @@ impl<'a> Call<'_, 'a> {
                 }
             }
         }
-        PANEL_ROWS
+        TASK_ROWS
     }
 
     /// Decodes each row once, and multiplies it in floats.

@@ -18,7 +18,7 @@ use super::{Ymm, dpbusd};
 use crate::DType;
 use crate::acts::{ActKind, Acts, Raw32, Raw256};
 use crate::block::Block;
-use crate::cpu::kernels::{Columns, Gemm, PANEL_ROWS, Panel, Rows, Span, Tile};
+use crate::cpu::kernels::{Columns, Gemm, Panel, Rows, Span, TASK_ROWS, Tile};
 use crate::cpu::pack::{self, BF16, Below, F16, F32, Float, Format, Source};
 
 const WIDTH: usize = 3;
@@ -100,7 +100,7 @@ unsafe fn tiles32<F: Format, const GROUP: usize, const VNNI: bool>(
     for j in (0..columns.len()).step_by(WIDTH) {
         let n = WIDTH.min(columns.len() - j);
         let index: [usize; WIDTH] = std::array::from_fn(|c| columns.at(j + c.min(n - 1)));
-        let sums = &mut sums[j * PANEL_ROWS..][..(n - 1) * PANEL_ROWS + registers * 8];
+        let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 8];
         // SAFETY: promised by the caller.
         unsafe {
             dispatch!(registers, n, [1 2 3], |P, N| tile32::<F, GROUP, VNNI, P, N>(&w, span, &x, &index, sums.as_mut_ptr()))
@@ -124,7 +124,7 @@ unsafe fn tile32<F: Format, const GROUP: usize, const VNNI: bool, const P: usize
         if span.k > 0 {
             for (p, f) in f.iter_mut().enumerate() {
                 for (c, f) in f.iter_mut().enumerate() {
-                    *f = _mm256_loadu_ps(sums.add(c * PANEL_ROWS + p * 8));
+                    *f = _mm256_loadu_ps(sums.add(c * TASK_ROWS + p * 8));
                 }
             }
         }
@@ -153,7 +153,7 @@ unsafe fn tile32<F: Format, const GROUP: usize, const VNNI: bool, const P: usize
         }
         for (p, f) in f.iter().enumerate() {
             for (c, f) in f.iter().enumerate() {
-                _mm256_storeu_ps(sums.add(c * PANEL_ROWS + p * 8), *f);
+                _mm256_storeu_ps(sums.add(c * TASK_ROWS + p * 8), *f);
             }
         }
     }
@@ -184,7 +184,7 @@ unsafe fn tiles256<F: Format, const GROUP: usize, const VNNI: bool>(
     for j in (0..columns.len()).step_by(WIDTH) {
         let n = WIDTH.min(columns.len() - j);
         let index: [usize; WIDTH] = std::array::from_fn(|c| columns.at(j + c.min(n - 1)));
-        let sums = &mut sums[j * PANEL_ROWS..][..(n - 1) * PANEL_ROWS + registers * 8];
+        let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 8];
         // SAFETY: promised by the caller.
         unsafe {
             dispatch!(registers, n, [1 2 3], |P, N| tile256::<F, GROUP, VNNI, P, N>(&w, span, &x, &index, sums.as_mut_ptr()))
@@ -252,7 +252,7 @@ unsafe fn tile256<F: Format, const GROUP: usize, const VNNI: bool, const P: usiz
         for c in 0..N {
             let d = _mm256_set1_ps(*cols[c].d);
             for p in 0..P {
-                let sum = sums.add(c * PANEL_ROWS + p * 8);
+                let sum = sums.add(c * TASK_ROWS + p * 8);
                 let before = if span.k > 0 { _mm256_loadu_ps(sum) } else { _mm256_setzero_ps() };
                 _mm256_storeu_ps(sum, _mm256_fmadd_ps(d, f[p][c], before));
             }
@@ -322,7 +322,7 @@ unsafe fn tiles_floats(panel: &Panel, span: Span, x: &Acts, columns: Columns<'_>
         let n = FLOAT_WIDTH.min(columns.len() - j);
         let cols: [*const f32; FLOAT_WIDTH] =
             std::array::from_fn(|c| x.col_f32(columns.at(j + c.min(n - 1)))[span.k..][..span.len].as_ptr());
-        let sums = &mut sums[j * PANEL_ROWS..][..(n - 1) * PANEL_ROWS + registers * 8];
+        let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 8];
         let w = panel.x.as_ptr();
         // SAFETY: promised by the caller, and asserted above.
         unsafe { dispatch!(registers, n, [1 2 3 4 5 6], |P, N| tile_floats::<P, N>(w, span, &cols, sums.as_mut_ptr())) }
@@ -351,7 +351,7 @@ unsafe fn tile_floats<const P: usize, const N: usize>(
         }
         for (p, f) in f.iter().enumerate() {
             for (c, f) in f.iter().enumerate() {
-                let sum = sums.add(c * PANEL_ROWS + p * 8);
+                let sum = sums.add(c * TASK_ROWS + p * 8);
                 let f = if span.k > 0 { _mm256_add_ps(_mm256_loadu_ps(sum), *f) } else { *f };
                 _mm256_storeu_ps(sum, f);
             }

@@ -18,7 +18,7 @@ use super::{Zmm, dpwssd};
 use crate::DType;
 use crate::acts::{ActKind, Acts, Raw32, Raw256};
 use crate::block::Block;
-use crate::cpu::kernels::{Columns, Gemm, PANEL_ROWS, Panel, Rows, Span, Tile};
+use crate::cpu::kernels::{Columns, Gemm, Panel, Rows, Span, TASK_ROWS, Tile};
 use crate::cpu::pack::{self, BF16, Below, F16, F32, Float, Format, Source};
 
 const WIDTH: usize = 6;
@@ -98,7 +98,7 @@ unsafe fn tiles32<const MIN: bool>(panel: &Panel, span: Span, x: &Acts, columns:
     for j in (0..columns.len()).step_by(WIDTH) {
         let n = WIDTH.min(columns.len() - j);
         let index: [usize; WIDTH] = std::array::from_fn(|c| columns.at(j + c.min(n - 1)));
-        let sums = &mut sums[j * PANEL_ROWS..][..(n - 1) * PANEL_ROWS + registers * 16];
+        let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 16];
         // SAFETY: promised by the caller.
         unsafe {
             dispatch!(registers, n, [1 2 3 4 5 6], |P, N| tile32::<MIN, P, N>(&w, span, &x, &index, sums.as_mut_ptr()))
@@ -121,7 +121,7 @@ unsafe fn tile32<const MIN: bool, const P: usize, const N: usize>(
         if span.k > 0 {
             for (p, f) in f.iter_mut().enumerate() {
                 for (c, f) in f.iter_mut().enumerate() {
-                    *f = _mm512_loadu_ps(sums.add(c * PANEL_ROWS + p * 16));
+                    *f = _mm512_loadu_ps(sums.add(c * TASK_ROWS + p * 16));
                 }
             }
         }
@@ -150,7 +150,7 @@ unsafe fn tile32<const MIN: bool, const P: usize, const N: usize>(
         }
         for (p, f) in f.iter().enumerate() {
             for (c, f) in f.iter().enumerate() {
-                _mm512_storeu_ps(sums.add(c * PANEL_ROWS + p * 16), *f);
+                _mm512_storeu_ps(sums.add(c * TASK_ROWS + p * 16), *f);
             }
         }
     }
@@ -170,7 +170,7 @@ unsafe fn tiles256<const SUB: usize, const MIN: bool>(
     for j in (0..columns.len()).step_by(WIDTH) {
         let n = WIDTH.min(columns.len() - j);
         let index: [usize; WIDTH] = std::array::from_fn(|c| columns.at(j + c.min(n - 1)));
-        let sums = &mut sums[j * PANEL_ROWS..][..(n - 1) * PANEL_ROWS + registers * 16];
+        let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 16];
         for block in 0..span.len / 256 {
             let (w, k) = (w.map(|w| w.block(block, 16, SUB)), span.k + 256 * block);
             let x = x.block(block);
@@ -242,7 +242,7 @@ unsafe fn tile256<const SUB: usize, const MIN: bool, const P: usize, const N: us
         for c in 0..N {
             let d = _mm512_set1_ps(*cols[c].d);
             for p in 0..P {
-                let sum = sums.add(c * PANEL_ROWS + p * 16);
+                let sum = sums.add(c * TASK_ROWS + p * 16);
                 let before = if k > 0 { _mm512_loadu_ps(sum) } else { _mm512_setzero_ps() };
                 _mm512_storeu_ps(sum, _mm512_fmadd_ps(d, f[p][c], before));
             }
@@ -281,7 +281,7 @@ unsafe fn tiles_floats(panel: &Panel, span: Span, x: &Acts, columns: Columns<'_>
         let n = FLOAT_WIDTH.min(columns.len() - j);
         let cols: [*const f32; FLOAT_WIDTH] =
             std::array::from_fn(|c| x.col_f32(columns.at(j + c.min(n - 1)))[span.k..][..span.len].as_ptr());
-        let sums = &mut sums[j * PANEL_ROWS..][..(n - 1) * PANEL_ROWS + registers * 16];
+        let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 16];
         let w = panel.x.as_ptr();
         // SAFETY: promised by the caller, and asserted above.
         unsafe {
@@ -316,7 +316,7 @@ unsafe fn tile_floats<const P: usize, const N: usize>(
         }
         for (p, f) in f.iter().enumerate() {
             for (c, f) in f.iter().enumerate() {
-                let sum = sums.add(c * PANEL_ROWS + p * 16);
+                let sum = sums.add(c * TASK_ROWS + p * 16);
                 let f = if span.k > 0 { _mm512_add_ps(_mm512_loadu_ps(sum), *f) } else { *f };
                 _mm512_storeu_ps(sum, f);
             }

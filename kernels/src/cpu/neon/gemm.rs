@@ -21,7 +21,7 @@ use super::{Quad, sdot_lane};
 use crate::DType;
 use crate::acts::{ActKind, Acts, Raw32, Raw256};
 use crate::block::Block;
-use crate::cpu::kernels::{Columns, Gemm, PANEL_ROWS, Panel, Span, Tile};
+use crate::cpu::kernels::{Columns, Gemm, Panel, Span, TASK_ROWS, Tile};
 use crate::cpu::pack::{self, BF16, Below, F16, F32, Float, Format, Source};
 
 /// Rows of a panel.
@@ -81,7 +81,7 @@ macro_rules! by_columns {
         for j in (0..$columns.len()).step_by($width) {
             let n = $width.min($columns.len() - j);
             let $index: [usize; $width] = std::array::from_fn(|c| $columns.at(j + c.min(n - 1)));
-            let $to = $sums[j * PANEL_ROWS..][..(n - 1) * PANEL_ROWS + ROWS].as_mut_ptr();
+            let $to = $sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + ROWS].as_mut_ptr();
             match n {
                 $($n => { const $N: usize = $n; $call })*
                 _ => unreachable!("no tile of {n} columns"),
@@ -287,7 +287,7 @@ unsafe fn before<const N: usize>(span: Span, sums: *const f32) -> [[float32x4_t;
         for p in 0..2 {
             for c in 0..N {
                 // SAFETY: promised by the caller.
-                f[p][c] = unsafe { vld1q_f32(sums.add(c * PANEL_ROWS + p * 4)) };
+                f[p][c] = unsafe { vld1q_f32(sums.add(c * TASK_ROWS + p * 4)) };
             }
         }
     }
@@ -300,7 +300,7 @@ unsafe fn store<const N: usize>(f: &[[float32x4_t; N]; 2], sums: *mut f32) {
     for p in 0..2 {
         for c in 0..N {
             // SAFETY: promised by the caller.
-            unsafe { vst1q_f32(sums.add(c * PANEL_ROWS + p * 4), f[p][c]) };
+            unsafe { vst1q_f32(sums.add(c * TASK_ROWS + p * 4), f[p][c]) };
         }
     }
 }
