@@ -45,15 +45,19 @@ pub(crate) use each_stream;
 #[inline(always)]
 pub(crate) fn by_rows<const N: usize>(rows: Rows<'_>, out: &mut [f32], dots: impl Fn([*const u8; N]) -> [f32; N]) {
     assert_eq!(rows.len(), out.len());
-    let each = rows.len() / N;
+    let each = match rows.len() / N {
+        // An odd number of rows: streams that are a power of two apart meet in the same banks of the memory (F16 of 4096
+        // columns on Zen 5: 4 % slower).
+        each if each > N && each.is_multiple_of(2) => each - 1,
+        each => each,
+    };
     for i in 0..each {
         let some = dots(std::array::from_fn(|r| rows.row(r * each + i).as_ptr()));
         (0..N).for_each(|r| out[r * each + i] = some[r]);
     }
-    let (_, rest) = out.split_at_mut(each * N);
-    if !rest.is_empty() {
-        let last = rest.len() - 1;
-        let some = dots(std::array::from_fn(|r| rows.row(each * N + r.min(last)).as_ptr()));
+    for (i, rest) in out[each * N..].chunks_mut(N).enumerate() {
+        let (first, last) = (each * N + i * N, rest.len() - 1);
+        let some = dots(std::array::from_fn(|r| rows.row(first + r.min(last)).as_ptr()));
         rest.copy_from_slice(&some[..=last]);
     }
 }
