@@ -9,8 +9,8 @@
 //! - `stream`, few rows (decode): a task is some chunks of 256 positions for all rows of a key head; the chunks' parts
 //!   are joined in their order by a second loop. Bound by the memory.
 //!
-//! What a tile and a chunk are does not depend on the number of threads, so neither do the results. There is no buffer that grows
-//! with the square of anything.
+//! What a tile and a chunk are does not depend on the number of threads, so neither do the results. There is no buffer
+//! that grows with the square of anything.
 
 mod ahead;
 mod scalar;

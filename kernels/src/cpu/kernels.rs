@@ -1,4 +1,5 @@
-//! What an instruction set brings: the seam between the loops over panels and threads (`exec/task.rs`) and the arithmetic.
+//! What an instruction set brings: the seam between the loops over panels and threads (`exec/task.rs`) and the
+//! arithmetic.
 //!
 //! Two regimes, two shapes of kernel. Few columns: [`Gemv`] streams native blocks. Many columns: [`Gemm`] unpacks a
 //! panel of rows once and multiplies it with every column. A type without a kernel here is decoded to f32.

@@ -11,8 +11,8 @@
 //!   Zen 4                           25        19             26              23
 //! ```
 //!
-//! (`ostro bench --kernels --types Q4_K -t 1`, after edits of [`ask`].) ARM cores were not measured: there it is the second
-//! cache, which harms least.
+//! (`ostro bench --kernels --types Q4_K -t 1`, after edits of [`ask`].) ARM cores were not measured: there it is the
+//! second cache, which harms least.
 
 use super::kernels::Rows;
 
@@ -21,24 +21,6 @@ pub(crate) const STREAMS: usize = 4;
 
 /// How many bytes are asked for ahead of their use, of all streams together.
 const AHEAD: usize = 12 << 10;
-
-/// `$body` for each of the four rows, one after the other and not as a loop: the compiler leaves a loop with a long body
-/// one, and then keeps what is of a row in memory.
-macro_rules! each_stream {
-    (|$r:ident| $body:block) => {{
-        each_stream!(@ $r = 0, $body);
-        each_stream!(@ $r = 1, $body);
-        each_stream!(@ $r = 2, $body);
-        each_stream!(@ $r = 3, $body);
-    }};
-    (@ $r:ident = $i:literal, $body:block) => {{
-        #[allow(non_upper_case_globals, reason = "it is an index to whoever writes the body")]
-        const $r: usize = $i;
-        $body
-    }};
-}
-#[cfg_attr(not(target_arch = "x86_64"), allow(unused_imports))]
-pub(crate) use each_stream;
 
 /// Computes the products of all rows, by `dots` of four rows, given where they begin. Where less than four are left,
 /// the last one is repeated, and what comes of it is dropped.

@@ -1,8 +1,8 @@
 //! `ostro bench --kernels`: every format on every instruction set of this machine, without a model.
 //!
 //! One column streams a matrix that no cache holds, as decoding does, and is compared with reading; many columns use
-//! few rows again and again, as prompts do, and are compared with multiplying bytes. Built with the feature `ggml`, ggml's
-//! own kernels stand beside: they are compiled for this machine, so their figures are the same for all sets of ours.
+//! few rows again and again, as prompts do, and are compared with multiplying bytes. Built with the feature `ggml`,
+//! ggml's own kernels stand beside: they are compiled for this machine, so their figures are the same for all sets of ours.
 
 use super::list::all;
 use super::machine::cpu_info;

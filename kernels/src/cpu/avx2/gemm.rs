@@ -5,7 +5,7 @@
 //!   sums of four, 32 bits:        acc32 += madd(acc16, 1)
 //! ```
 //!
-//! With AVX-VNNI both are one instruction, and of what follows nothing matters.
+//! With AVX-VNNI one instruction does both, in 32 bits, and no group below is needed.
 //!
 //! A pair is at most `2 x 127 x largest byte`: with four-bit weights 3,810, so eight of them are added in 16 bits; five
 //! bits: four, six bits: two. Eight-bit weights are signed here, and `|w| x sign(w) a` stays just below 32,768.
@@ -25,7 +25,7 @@ const WIDTH: usize = 3;
 /// Columns of a tile of floats: without integer accumulators there is room for twice as many.
 const FLOAT_WIDTH: usize = 6;
 
-/// For the number of products of pairs that may be added in 16 bits: the bytes are signed, not even two.
+/// Instead of a number of pairs that may be added in 16 bits, for signed bytes: not even two may.
 const SIGNED: usize = 0;
 
 pub(super) fn kernel<const VNNI: bool>(dtype: DType) -> Option<Gemm> {

@@ -10,6 +10,22 @@ use crate::cpu::kernels::Gemv;
 
 pub(super) use floats::dot;
 
+/// `$body` for each of the four rows, one after the other and not as a loop: the compiler leaves a loop with a long body
+/// one, and then keeps what is of a row in memory.
+macro_rules! each_stream {
+    (|$r:ident| $body:block) => {{
+        each_stream!(@ $r = 0, $body);
+        each_stream!(@ $r = 1, $body);
+        each_stream!(@ $r = 2, $body);
+        each_stream!(@ $r = 3, $body);
+    }};
+    (@ $r:ident = $i:literal, $body:block) => {{
+        #[allow(non_upper_case_globals, reason = "it is an index to whoever writes the body")]
+        const $r: usize = $i;
+        $body
+    }};
+}
+
 mod blocks256;
 mod blocks32;
 mod floats;

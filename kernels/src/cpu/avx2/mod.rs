@@ -42,8 +42,8 @@ unsafe fn int8_peak_vnni(rounds: usize) -> i32 {
     _mm256_extract_epi32::<0>(sums.into_iter().fold(_mm256_setzero_si256(), |a, b| _mm256_add_epi32(a, b)))
 }
 
-/// Adds the products of four unsigned bytes and four signed ones to each 32 bits. As assembly, so that functions with and
-/// without it are compiled for the same instructions, and are one.
+/// Adds the products of four unsigned bytes and four signed ones to each 32 bits. As assembly, so that functions with
+/// and without it are compiled for the same instructions, and are one.
 ///
 /// # Safety
 /// The machine has AVX-VNNI.

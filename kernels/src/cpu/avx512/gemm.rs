@@ -22,8 +22,8 @@ use crate::cpu::kernels::{Columns, Gemm, Panel, Rows, Span, TASK_ROWS, Tile};
 use crate::cpu::pack::{self, BF16, Below, F16, F32, Float, Format, Source};
 
 const WIDTH: usize = 6;
-/// Weights of a row that are unpacked at a time, two blocks of 256: what the first adds to the sums is still in L1 for the
-/// second.
+/// Weights of a row that are unpacked at a time, two blocks of 256: what the first adds to the sums is still in L1 for
+/// the second.
 const CHUNK: usize = 512;
 /// Columns of a tile of floats: without integer accumulators there is room for twice as many.
 const FLOAT_WIDTH: usize = 12;

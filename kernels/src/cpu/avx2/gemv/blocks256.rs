@@ -14,7 +14,7 @@ use crate::acts::Col256;
 use crate::block::*;
 use crate::cpu::avx2::dpwssd;
 use crate::cpu::kernels::Rows;
-use crate::cpu::streams::{STREAMS, ahead, by_rows, each_stream};
+use crate::cpu::streams::{STREAMS, ahead, by_rows};
 use crate::quantize::KVALUES_IQ4NL;
 
 /// What a block of 256 is to this loop.

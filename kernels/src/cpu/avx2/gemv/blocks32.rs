@@ -9,7 +9,7 @@ use crate::acts::Col32;
 use crate::block::*;
 use crate::cpu::avx2::dpbusd;
 use crate::cpu::kernels::Rows;
-use crate::cpu::streams::{STREAMS, ahead, by_rows, each_stream};
+use crate::cpu::streams::{STREAMS, ahead, by_rows};
 use crate::quantize::{KVALUES_FP4, KVALUES_IQ4NL, e8m0_half_to_f32};
 
 /// What a block of 32 is to this loop.

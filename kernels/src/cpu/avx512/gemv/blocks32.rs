@@ -6,8 +6,8 @@
 //!               + 64 bytes of second halves . 64 activations -> 16 integers -> floats x [d0 4 times, .. d3 4 times]
 //! ```
 //!
-//! The scales of sixteen blocks are picked from the registers that the blocks fill: gathering them one by one takes near half
-//! the whole time (Zen 5, Q4_1 in the second cache: 30 GB/s, and 49 so).
+//! The scales of sixteen blocks are picked from the registers that the blocks fill: gathering them one by one takes near
+//! half of the whole time (Zen 5, Q4_1 in the second cache: 30 GB/s, and 49 so).
 
 #![allow(clippy::needless_range_loop, reason = "an index runs over the registers of several arrays at once")]
 
@@ -43,8 +43,8 @@ pub(super) trait Block32: Block {
     }
 }
 
-/// Where the two first 16-bit words of sixteen blocks of `size` bytes lie in the registers that the blocks fill, of which
-/// the last one may overlap the one before.
+/// Where the two first 16-bit words of sixteen blocks of `size` bytes lie in the registers that the blocks fill, of
+/// which the last one may overlap the one before.
 struct Pick {
     registers: usize,
     /// Where each register begins, in bytes.
