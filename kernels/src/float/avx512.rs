@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::simd::Simd;
+use super::avx2::{Avx2, eight_columns};
+use super::simd::{MAX_LANES, Simd};
 
 /// Proof of AVX-512 F, BW, VL and DQ.
 #[derive(Clone, Copy)]
@@ -21,7 +22,7 @@ macro_rules! ops {
     ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty = $body:expr;)*) => {$(
         #[inline(always)]
         fn $name(self, $($arg: $ty),*) -> $out {
-            // SAFETY: `self` proves that the instructions exist; nothing here touches memory.
+            // SAFETY: `self` proves that the instructions exist; what is read and written is borrowed.
             unsafe { $body }
         }
     )*};
@@ -29,6 +30,8 @@ macro_rules! ops {
 
 impl Simd for Avx512 {
     type V = __m512;
+    type M = __mmask16;
+    type I = __m512i;
     const LANES: usize = 16;
     const WIDE: bool = true;
 
@@ -46,6 +49,28 @@ impl Simd for Avx512 {
         fn scale_exp(v: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(v, n);
         fn if_less(a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 =
             _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes);
+        fn sqrt(a: __m512) -> __m512 = _mm512_sqrt_ps(a);
+        fn less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
+        fn equal(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);
+        fn select(m: __mmask16, yes: __m512, no: __m512) -> __m512 = _mm512_mask_blend_ps(m, no, yes);
+        fn splat_int(x: u32) -> __m512i = _mm512_set1_epi32(x as i32);
+        fn to_int(a: __m512) -> __m512i = _mm512_cvttps_epi32(a);
+        fn to_float(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
+        fn bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
+        fn sub_int(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+        fn and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+        fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+        fn shl(a: __m512i, by: u32) -> __m512i = _mm512_sll_epi32(a, _mm_cvtsi32_si128(by as i32));
+        fn shr(a: __m512i, by: u32) -> __m512i = _mm512_srl_epi32(a, _mm_cvtsi32_si128(by as i32));
+        fn descend(i: __m512i, left: __mmask16) -> __m512i = {
+            let even = _mm512_add_epi32(i, i);
+            _mm512_mask_add_epi32(even, !left, even, _mm512_set1_epi32(1))
+        };
+        fn pick(table: &[f32; 8], i: __m512i) -> __m512 =
+            _mm512_permutexvar_ps(i, _mm512_broadcast_f32x8(_mm256_loadu_ps(table.as_ptr())));
+        fn to_array(a: __m512i) -> [u32; MAX_LANES] = std::mem::transmute::<__m512i, [u32; MAX_LANES]>(a);
+        fn f16_bits(a: __m512) -> __m512i = _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a));
+        fn f16_value(a: __m512i) -> __m512 = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
         fn splat_f16(bits: u16) -> __m512 = _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))));
         fn sum(a: __m512) -> f32 = {
             // Halves, so that the order is fixed by us and not by the compiler.
@@ -64,6 +89,35 @@ impl Simd for Avx512 {
             std::mem::transmute::<__m128, [f32; 4]>(sums)
         };
         fn top(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
+    }
+
+    #[inline(always)]
+    fn both(self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a & b
+    }
+
+    #[inline(always)]
+    fn not(self, a: __mmask16) -> __mmask16 {
+        !a
+    }
+
+    #[inline(always)]
+    fn any(self, a: __mmask16) -> bool {
+        a != 0
+    }
+
+    #[inline(always)]
+    fn columns(self, rows: &[&[f32]; MAX_LANES], at: usize, out: &mut [__m512]) {
+        // SAFETY: a machine with AVX-512 has AVX2, FMA and F16C, and is not taken for one otherwise.
+        let half = unsafe { Avx2::new() };
+        let (low, high) = (rows.first_chunk().expect("16 rows"), rows.last_chunk().expect("16 rows"));
+        for (at, out) in [at, at + 8].into_iter().zip(out[..16].chunks_mut(8)) {
+            let squares = eight_columns(half, low, at).into_iter().zip(eight_columns(half, high, at));
+            for (out, (low, high)) in out.iter_mut().zip(squares) {
+                // SAFETY: `self` proves that the instructions exist.
+                *out = unsafe { _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high) };
+            }
+        }
     }
 
     #[inline(always)]
@@ -100,5 +154,11 @@ impl Simd for Avx512 {
     unsafe fn load_i8(self, p: *const u8) -> __m512 {
         // SAFETY: the caller's promise: 16 bytes.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, a: __m512i) {
+        // SAFETY: the caller's promise: 16 bytes.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(a)) }
     }
 }

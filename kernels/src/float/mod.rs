@@ -14,6 +14,7 @@ pub(crate) mod math;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 mod norm;
+pub(crate) mod one;
 mod rope;
 pub(crate) mod simd;
 mod softmax;

@@ -19,6 +19,10 @@ pub(crate) const MAX_LANES: usize = 16;
 /// A vector of f32 of one instruction set. The value itself proves that the machine has the instructions.
 pub(crate) trait Simd: Copy {
     type V: Copy;
+    /// A truth in every lane.
+    type M: Copy;
+    /// An integer of 32 bits in every lane.
+    type I: Copy;
     const LANES: usize;
     /// 32 registers rather than 16: room for twice the accumulators.
     const WIDE: bool;
@@ -41,6 +45,46 @@ pub(crate) trait Simd: Copy {
     fn scale_exp(self, v: Self::V, n: Self::V) -> Self::V;
     /// `yes` where `a < b`, else `no`.
     fn if_less(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// `a < b`; false for NaN.
+    fn less(self, a: Self::V, b: Self::V) -> Self::M;
+    /// `a == b`; false for NaN, and both zeros are equal.
+    fn equal(self, a: Self::V, b: Self::V) -> Self::M;
+    fn both(self, a: Self::M, b: Self::M) -> Self::M;
+    fn not(self, a: Self::M) -> Self::M;
+    /// Whether it is so in any lane.
+    fn any(self, a: Self::M) -> bool;
+    fn select(self, m: Self::M, yes: Self::V, no: Self::V) -> Self::V;
+
+    fn splat_int(self, x: u32) -> Self::I;
+    /// Towards zero. What an i32 cannot hold, NaN too, is `i32::MIN`.
+    fn to_int(self, a: Self::V) -> Self::I;
+    /// From i32.
+    fn to_float(self, a: Self::I) -> Self::V;
+    /// The bits of the floats.
+    fn bits(self, a: Self::V) -> Self::I;
+    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    fn shl(self, a: Self::I, by: u32) -> Self::I;
+    /// Zeros come in from the left.
+    fn shr(self, a: Self::I, by: u32) -> Self::I;
+    /// A step down a binary tree in an array: `2 i` where `left`, else `2 i + 1`.
+    fn descend(self, i: Self::I, left: Self::M) -> Self::I;
+    /// Entries of a table; the indices are below 8.
+    fn pick(self, table: &[f32; 8], i: Self::I) -> Self::V;
+    /// The lanes; what follows them in the array is any value.
+    fn to_array(self, a: Self::I) -> [u32; MAX_LANES];
+    /// To f16 bits, ties to even.
+    fn f16_bits(self, a: Self::V) -> Self::I;
+    /// From f16 bits; the upper halves of the lanes are zero.
+    fn f16_value(self, a: Self::I) -> Self::V;
+    /// A square of floats on its side: lane `i` of `out[j]` is `rows[i][at + j]`, for `LANES` of each.
+    ///
+    /// # Panics
+    /// When a row or `out` is too short.
+    fn columns(self, rows: &[&[f32]; MAX_LANES], at: usize, out: &mut [Self::V]);
+
     /// The sum of the lanes, in a fixed order.
     fn sum(self, a: Self::V) -> f32;
     /// Four sums at once, each in a fixed order.
@@ -71,6 +115,11 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `LANES` bytes can be read at `p`: i8.
     unsafe fn load_i8(self, p: *const u8) -> Self::V;
+    /// The lowest byte of each lane.
+    ///
+    /// # Safety
+    /// `LANES` bytes can be written at `p`.
+    unsafe fn store_bytes(self, p: *mut u8, a: Self::I);
 
     /// The first floats of `x`; lanes past its end are `fill`.
     #[inline(always)]

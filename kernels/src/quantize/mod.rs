@@ -8,6 +8,7 @@
 //! Source of the formats: `ggml/src/ggml-quants.c` and `ggml-common.h` of llama.cpp.
 
 mod bits;
+mod encode;
 mod fp4;
 mod grid;
 mod iq;
@@ -20,6 +21,7 @@ mod scale;
 use crate::DType;
 use crate::block::{self, Block, cast};
 
+pub use encode::{can_encode, encode};
 pub use fp4::KVALUES_FP4;
 pub use grid::{IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID, KSIGNS};
 pub use iq::{IQ1_DELTA, iq1m_scale};
