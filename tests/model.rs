@@ -1,7 +1,7 @@
 //! Specs of published models against their published sizes, from headers without data.
 
 use ostro::engine::KvTypes;
-use ostro::gguf::{Array, Gguf, Metadata, NewTensor, Value, Writer};
+use ostro::gguf::{Array, Gguf, Layout, Metadata, NewTensor, Value, Writer};
 use ostro::model::{Account, Macs, Manifest, Mixer, ModelSpec, Role};
 use ostro_kernels::{DType, KvType};
 use std::path::Path;
@@ -93,7 +93,7 @@ fn write(path: &Path, s: &Shape, types: Types, own_head: bool) {
     };
     let data: u64 = list.iter().map(bytes).sum();
     let mut header = Vec::new();
-    let writer = Writer::new(&mut header, path, &m, &list).unwrap();
+    let writer = Writer::new(&mut header, path, Layout::new(path, &m, &list).unwrap()).unwrap();
     drop(writer);
     header.resize(header.len().next_multiple_of(32), 0);
     std::fs::write(path, &header).unwrap();

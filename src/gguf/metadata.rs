@@ -71,6 +71,13 @@ impl Metadata {
         }
     }
 
+    /// Takes `key` out; what stands behind it moves up.
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        let at = self.index.remove(key)?;
+        self.index.values_mut().filter(|i| **i > at).for_each(|i| *i -= 1);
+        Some(self.entries.remove(at).1)
+    }
+
     pub(super) fn set_file(&mut self, file: &Path) {
         self.file = file.to_path_buf();
     }

@@ -21,8 +21,9 @@ use ostro_kernels::DType;
 pub use error::{Error, Fault};
 pub use metadata::Metadata;
 pub use parse::{DEFAULT_ALIGNMENT, Header, parse};
+pub use split::part_path as split_path;
 pub use value::{Array, Value, shown};
-pub use writer::{NewTensor, TempFile, Writer};
+pub use writer::{Layout, NewTensor, TempFile, Writer};
 
 use mmap::FileBytes;
 

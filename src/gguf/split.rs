@@ -125,7 +125,8 @@ fn stem(path: &Path, no: u32, count: u32) -> Option<PathBuf> {
     Some(path.with_file_name(stem))
 }
 
-fn part_path(stem: &Path, no: u32, count: u32) -> PathBuf {
+/// The path of part `no` (from 0) of a set of `count`: `stem-00001-of-00003.gguf`.
+pub fn part_path(stem: &Path, no: u32, count: u32) -> PathBuf {
     let mut path = stem.as_os_str().to_owned();
     path.push(suffix(no, count));
     path.into()

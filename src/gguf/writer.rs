@@ -24,22 +24,21 @@ pub struct NewTensor {
     pub dims: Vec<u64>,
 }
 
-/// Writes the tensors' bytes behind a header; made by [`Writer::new`] or [`Writer::create`].
-#[derive(Debug)]
-pub struct Writer<W: Write> {
-    out: W,
-    file: PathBuf,
+/// Everything of a file but the tensors' bytes: its header, and where each tensor will lie.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    header: Vec<u8>,
     alignment: u64,
     /// Name and size of each tensor.
     tensors: Vec<(String, u64)>,
-    /// The tensor whose bytes come next, and how many of them are written.
-    current: usize,
-    written: u64,
 }
 
-impl<W: Write> Writer<W> {
-    /// Writes the header to `out`. Errors name `file`. The alignment is that of the metadata, or 32.
-    pub fn new(mut out: W, file: &Path, metadata: &Metadata, tensors: &[NewTensor]) -> Result<Writer<W>, Error> {
+impl Layout {
+    /// The layout of a file, which errors name. The alignment is that of the metadata, or 32.
+    ///
+    /// # Errors
+    /// Shapes that do not divide into blocks, a name that comes twice, more than 2^64 bytes.
+    pub fn new(file: &Path, metadata: &Metadata, tensors: &[NewTensor]) -> Result<Layout, Error> {
         let wrong = |thing: String, found: String, expected: &str| Error::Write {
             file: file.to_path_buf(),
             thing,
@@ -78,13 +77,57 @@ impl<W: Write> Writer<W> {
             sizes.push((t.name.clone(), bytes));
         }
         header.resize(header.len().next_multiple_of(alignment as usize), 0);
-        out.write_all(&header).map_err(|e| Error::io(file, "write the header", e))?;
-        Ok(Writer { out, file: file.to_path_buf(), alignment, tensors: sizes, current: 0, written: 0 })
+        Ok(Layout { header, alignment, tensors: sizes })
+    }
+
+    /// The header, with the padding behind it.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// Bytes of tensor `i`, without padding.
+    pub fn tensor_bytes(&self, i: usize) -> u64 {
+        self.tensors[i].1
+    }
+
+    /// Where tensor `i` begins, from the start of the file; where the file ends for the number of tensors.
+    pub fn offset(&self, i: usize) -> u64 {
+        let data: u64 = self.tensors[..i].iter().map(|(_, bytes)| bytes.next_multiple_of(self.alignment)).sum();
+        self.header.len() as u64 + data
+    }
+
+    /// Bytes of the whole file.
+    pub fn file_bytes(&self) -> u64 {
+        self.offset(self.tensors.len())
+    }
+}
+
+/// Writes the tensors' bytes behind a header; made by [`Writer::new`], [`Writer::resume`] or [`Writer::create`].
+#[derive(Debug)]
+pub struct Writer<W: Write> {
+    out: W,
+    file: PathBuf,
+    layout: Layout,
+    /// The tensor whose bytes come next, and how many of them are written.
+    current: usize,
+    written: u64,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes the header to `out`. Errors name `file`.
+    pub fn new(mut out: W, file: &Path, layout: Layout) -> Result<Writer<W>, Error> {
+        out.write_all(&layout.header).map_err(|e| Error::io(file, "write the header", e))?;
+        Ok(Writer { out, file: file.to_path_buf(), layout, current: 0, written: 0 })
+    }
+
+    /// Goes on where the header and the first `done` tensors are written: `out` stands at [`Layout::offset`] of `done`.
+    pub fn resume(out: W, file: &Path, layout: Layout, done: usize) -> Writer<W> {
+        Writer { out, file: file.to_path_buf(), layout, current: done, written: 0 }
     }
 
     /// Appends bytes of the tensor that is next in order; after its last byte the one behind it is next.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let Some((name, size)) = self.tensors.get(self.current) else {
+        let Some((name, size)) = self.layout.tensors.get(self.current) else {
             return Err(self.wrong(
                 "data".into(),
                 format!("{} bytes after the last tensor", bytes.len()),
@@ -99,16 +142,26 @@ impl<W: Write> Writer<W> {
         self.put(bytes)?;
         self.written += bytes.len() as u64;
         if self.written == size {
-            let padding = size.next_multiple_of(self.alignment) - size;
+            let padding = size.next_multiple_of(self.layout.alignment) - size;
             self.put(&vec![0; padding as usize])?;
             (self.current, self.written) = (self.current + 1, 0);
         }
         Ok(())
     }
 
+    /// Hands what is written so far to the system.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.out.flush().map_err(|e| Error::io(&self.file, "write the file", e))
+    }
+
+    /// What is written to.
+    pub fn get_ref(&self) -> &W {
+        &self.out
+    }
+
     /// Ends the file: every tensor must be complete. Returns what was written to, flushed.
     pub fn finish(mut self) -> Result<W, Error> {
-        if let Some((name, size)) = self.tensors.get(self.current) {
+        if let Some((name, size)) = self.layout.tensors.get(self.current) {
             let thing = format!("tensor {}", shown(name));
             return Err(self.wrong(thing, format!("{} bytes written", self.written), size.to_string()));
         }
@@ -128,8 +181,9 @@ impl<W: Write> Writer<W> {
 impl Writer<TempFile> {
     /// Starts the file `path` under the name `path.part`; [`Writer::commit`] gives it its own.
     pub fn create(path: &Path, metadata: &Metadata, tensors: &[NewTensor]) -> Result<Writer<TempFile>, Error> {
+        let layout = Layout::new(path, metadata, tensors)?;
         let out = TempFile::create(path).map_err(|e| Error::io(path, "create the file", e))?;
-        Writer::new(out, path, metadata, tensors)
+        Writer::new(out, path, layout)
     }
 
     /// Ends the file, waits until it is on the disk, and gives it its name; a file of that name is replaced.

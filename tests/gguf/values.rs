@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ostro::gguf::{Array, Error, Metadata, Value, Writer, parse};
+use ostro::gguf::{Array, Error, Layout, Metadata, Value, Writer, parse};
 
 fn sample() -> Metadata {
     let mut m = Metadata::new(Path::new("m.gguf"));
@@ -46,7 +46,10 @@ fn sample() -> Metadata {
 #[test]
 fn every_type_survives() {
     let m = sample();
-    let bytes = Writer::new(Vec::new(), Path::new("m.gguf"), &m, &[]).unwrap().finish().unwrap();
+    let bytes = Writer::new(Vec::new(), Path::new("m.gguf"), Layout::new(Path::new("m.gguf"), &m, &[]).unwrap())
+        .unwrap()
+        .finish()
+        .unwrap();
     let header = parse(&bytes).unwrap();
     assert!(header.metadata.iter().eq(m.iter()), "{:?}", header.metadata);
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ostro::gguf::{Gguf, Metadata, NewTensor, OpenOptions, Value, Writer};
+use ostro::gguf::{Gguf, Layout, Metadata, NewTensor, OpenOptions, Value, Writer};
 use ostro_kernels::DType;
 
 use super::raw::Folder;
@@ -77,7 +77,9 @@ fn an_unfinished_file_is_removed() {
 #[test]
 fn refuses() {
     let path = Path::new("x.gguf");
-    let start = |tensors: &[NewTensor]| Writer::new(Vec::new(), path, &Metadata::new(path), tensors);
+    let start = |tensors: &[NewTensor]| {
+        Layout::new(path, &Metadata::new(path), tensors).and_then(|layout| Writer::new(Vec::new(), path, layout))
+    };
     let mut failed = Vec::new();
     let rows: [(&[NewTensor], &str); 4] = [
         (
