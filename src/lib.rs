@@ -4,6 +4,7 @@
 
 pub mod chat;
 pub mod commands;
+pub mod convert;
 pub mod engine;
 pub mod gguf;
 pub mod model;

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 /// What each module of `src/` may import: itself, and these.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("commands", &["engine", "chat", "registry", "tokenizer", "model", "gguf", "sample", "kernels"]),
+    ("commands", &["engine", "chat", "convert", "registry", "tokenizer", "model", "gguf", "sample", "kernels"]),
     ("engine", &["model", "gguf", "kernels"]),
+    ("convert", &["tokenizer", "model", "gguf", "kernels"]),
     ("chat", &[]),
     ("registry", &[]),
     ("tokenizer", &["gguf"]),

@@ -33,6 +33,19 @@ pub enum Error {
         expected: String,
     },
 
+    /// The configuration of a checkpoint holds what cannot be converted.
+    #[error("{file}: {key}: found {found}, expected {expected}; correct the file, or download it again")]
+    Config {
+        /// The file.
+        file: String,
+        /// The key.
+        key: String,
+        /// What stands there.
+        found: String,
+        /// What could stand there.
+        expected: String,
+    },
+
     /// A tensor that the model needs is not in the file.
     #[error(
         "{file}: tensor {name}: found nothing, expected shape {expected}; the file is incomplete: download or convert it again"

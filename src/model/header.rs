@@ -5,17 +5,37 @@ use crate::gguf::{Gguf, Metadata, shown};
 use std::cell::RefCell;
 use std::collections::HashSet;
 
+/// The tensors of a file, or of what shall become one.
+pub trait Shapes {
+    /// The shape of the tensor of this name, fastest dimension first.
+    fn dims(&self, name: &str) -> Option<&[u64]>;
+
+    /// How many tensors there are.
+    fn count(&self) -> usize;
+}
+
+impl Shapes for Gguf {
+    fn dims(&self, name: &str) -> Option<&[u64]> {
+        self.tensor(name).map(|t| t.dims.as_slice())
+    }
+
+    fn count(&self) -> usize {
+        self.tensors().len()
+    }
+}
+
 /// The header of one file, read by `arch/*.rs`. It remembers which keys were asked for, so that the rest can be told.
 pub struct Header<'a> {
-    gguf: &'a Gguf,
+    metadata: &'a Metadata,
+    shapes: &'a dyn Shapes,
     arch: &'a str,
     asked: RefCell<HashSet<String>>,
 }
 
 impl<'a> Header<'a> {
-    /// The header of `gguf`, whose `general.architecture` is `arch`.
-    pub fn new(gguf: &'a Gguf, arch: &'a str) -> Header<'a> {
-        Header { gguf, arch, asked: RefCell::default() }
+    /// The header of a file with these keys and tensors, whose `general.architecture` is `arch`.
+    pub fn new(metadata: &'a Metadata, shapes: &'a dyn Shapes, arch: &'a str) -> Header<'a> {
+        Header { metadata, shapes, arch, asked: RefCell::default() }
     }
 
     /// `general.architecture`.
@@ -25,22 +45,22 @@ impl<'a> Header<'a> {
 
     /// The file's name, for messages.
     pub fn file(&self) -> String {
-        self.gguf.path().display().to_string()
+        self.metadata.file().display().to_string()
     }
 
     /// All metadata.
     pub fn metadata(&self) -> &'a Metadata {
-        self.gguf.metadata()
+        self.metadata
     }
 
     /// Whether the file has this tensor.
     pub fn has(&self, tensor: &str) -> bool {
-        self.gguf.tensor(tensor).is_some()
+        self.shapes.dims(tensor).is_some()
     }
 
     /// A tensor's shape, fastest dimension first.
     pub fn dims(&self, tensor: &str) -> Option<&'a [u64]> {
-        self.gguf.tensor(tensor).map(|t| t.dims.as_slice())
+        self.shapes.dims(tensor)
     }
 
     /// The full name of `suffix` under the architecture's prefix; it counts as asked for.

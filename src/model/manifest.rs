@@ -3,7 +3,7 @@
 //! One list serves the loader, the check for leftovers, the planner, the quantization policy and the account of
 //! bytes per token. It follows from the spec alone, except that experts may lie merged or one by one.
 
-use super::{Error, Ffn, Mixer, ModelSpec};
+use super::{Error, Ffn, Mixer, ModelSpec, Shapes};
 use crate::gguf::{Gguf, Tensor};
 use ostro_kernels::DType;
 use std::collections::HashSet;
@@ -100,7 +100,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    fn name(self) -> String {
+    /// The name of its tensor; of experts, that of the table of all.
+    pub fn name(self) -> String {
         let (name, _) = self.part.name_and_role();
         match self.layer {
             None => name.to_owned(),
@@ -161,9 +162,9 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The weights that `spec` needs; `gguf` tells in which layout the experts lie.
-    pub fn new(spec: &ModelSpec, gguf: &Gguf) -> Manifest {
-        let mut list = List { gguf, bindings: Vec::new() };
+    /// The weights that `spec` needs; `shapes` tells in which layout the experts lie.
+    pub fn new(spec: &ModelSpec, shapes: &dyn Shapes) -> Manifest {
+        let mut list = List { shapes, bindings: Vec::new() };
         let (dim, vocab) = (spec.dim, spec.n_vocab);
         list.add(None, Part::Embed, &[dim, vocab]);
         if let Some(rope) = spec.ropes.iter().find(|r| r.factors) {
@@ -308,7 +309,7 @@ fn without_ones(dims: &[u64]) -> &[u64] {
 }
 
 struct List<'a> {
-    gguf: &'a Gguf,
+    shapes: &'a dyn Shapes,
     bindings: Vec<Binding>,
 }
 
@@ -318,11 +319,11 @@ impl List<'_> {
         let name = slot.name();
         let (_, role) = part.name_and_role();
         let source = match (role, dims) {
-            (Role::Experts, &[_, _, n]) if self.gguf.tensor(&name).is_none() => {
+            (Role::Experts, &[_, _, n]) if self.shapes.dims(&name).is_none() => {
                 let single = |e: usize| name.replace("_exps.weight", &format!(".{e}.weight"));
-                if self.gguf.tensor(&single(0)).is_some() {
+                if self.shapes.dims(&single(0)).is_some() {
                     // Where the file has not even so many tensors, one of these is missing, and that is what is told.
-                    Source::PerExpert((0..n.min(self.gguf.tensors().len() + 1)).map(single).collect())
+                    Source::PerExpert((0..n.min(self.shapes.count() + 1)).map(single).collect())
                 } else {
                     Source::Tensor(name)
                 }

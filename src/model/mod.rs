@@ -5,6 +5,7 @@
 
 mod account;
 mod arch;
+pub mod checkpoint;
 mod error;
 mod header;
 mod manifest;
@@ -14,7 +15,7 @@ mod spec;
 pub use account::{Account, Macs};
 pub use arch::architectures;
 pub use error::Error;
-pub use header::Header;
+pub use header::{Header, Shapes};
 pub use manifest::{Binding, Manifest, Part, Role, Slot, Source, computable};
 pub use spec::{
     Activation, Ffn, Gated, Gqa, Layer, Mixer, ModelSpec, Moe, Norm, NormKind, Pairs, Residual, RopeScaling, RopeSpec,

@@ -26,6 +26,7 @@ use bpe::Bpe;
 pub use error::Error;
 use marks::{Finder, Part};
 use pre::{Alphabet, Pre};
+pub use pre::{Step, pre_name};
 use spm::{SPACE, Spm};
 pub use stream::TextStream;
 use vocab::{Kind, TYPES, Vocab, byte_value, check_len};

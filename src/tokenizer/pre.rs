@@ -119,6 +119,51 @@ const DEEPSEEK_LLM: Pre = Pre {
     ..BASE
 };
 
+/// What a tokenizer.json does to a text before it merges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// Cuts it by an expression.
+    Expression(&'a str),
+    /// Cuts digits off, each for itself or in runs.
+    Digits {
+        /// Each for itself.
+        single: bool,
+    },
+    /// Cuts it as GPT-2 does.
+    ByteLevel,
+}
+
+impl Step<'_> {
+    /// Whether `cut` of the table does this. Runs of digits count as single ones: DeepSeek's entry has them so.
+    fn is(&self, cut: &str) -> bool {
+        match self {
+            Step::Expression(expression) => in_one_line(expression) == in_one_line(cut),
+            Step::Digits { single } => cut == r"\p{N}+" || *single && cut == r"\p{N}",
+            Step::ByteLevel => cut == GPT2,
+        }
+    }
+}
+
+/// An expression may hold a line end or a name for it.
+fn in_one_line(expression: &str) -> String {
+    expression.replace('\n', r"\n").replace('\r', r"\r").replace('\t', r"\t")
+}
+
+/// The name for what a tokenizer.json does, of several for the same the first of `preferred`, else the best known one.
+/// `ignore_merges` says whether a word that is a piece becomes it whatever the merges would make of it; old files do not
+/// tell.
+pub fn pre_name(steps: &[Step], ignore_merges: Option<bool>, preferred: &[&str]) -> Option<&'static str> {
+    let same = |p: &&Pre| p.cuts.len() == steps.len() && steps.iter().zip(p.cuts).all(|(step, cut)| step.is(cut));
+    let all = || TABLE.iter().filter(|p| p.alphabet == Alphabet::Bytes).filter(same);
+    let told = |p: &&Pre| ignore_merges.is_none_or(|told| p.ignore_merges == told);
+    let pick = |list: &[&Pre]| {
+        let names = || list.iter().flat_map(|p| p.names).copied();
+        preferred.iter().find_map(|want| names().find(|name| name == want)).or_else(|| names().next())
+    };
+    // It makes a difference for few words only: rather that than no name.
+    pick(&all().filter(told).collect::<Vec<_>>()).or_else(|| pick(&all().collect::<Vec<_>>()))
+}
+
 impl Pre {
     /// The entry of a name.
     pub(super) fn named(name: &str) -> Option<&'static Pre> {
@@ -225,6 +270,29 @@ mod tests {
         let n = names.len();
         names.dedup();
         assert_eq!(n, names.len());
+    }
+
+    #[test]
+    fn expressions_find_their_names() {
+        let (llama, qwen) = ([Step::Expression(LLAMA3)], [Step::Expression(QWEN2)]);
+        let digits = [Step::Digits { single: true }, Step::ByteLevel];
+        let (yes, no) = (Some(true), Some(false));
+        type Case<'a> = (&'a [Step<'a>], Option<bool>, &'a [&'a str], Option<&'a str>);
+        let cases: [Case; 10] = [
+            (&[Step::ByteLevel], no, &[], Some("gpt-2")),
+            (&llama, yes, &["smaug-bpe", "llama-bpe"], Some("llama-bpe")),
+            (&llama, yes, &[], Some("llama-bpe")),
+            (&llama, no, &["llama-bpe", "smaug-bpe"], Some("smaug-bpe")),
+            (&llama, None, &["llama-bpe"], Some("llama-bpe")),
+            (&qwen, yes, &["llama-bpe", "smollm"], Some("qwen2")),
+            (&digits, no, &["smollm"], Some("smollm")),
+            (&digits, no, &[], Some("command-r")),
+            (&[Step::Expression("[\r\n]"), Step::Expression(r"\s?\p{L}+")], no, &[], None),
+            (&[Step::Expression(".")], no, &[], None),
+        ];
+        for (steps, ignore_merges, preferred, expected) in cases {
+            assert_eq!(pre_name(steps, ignore_merges, preferred), expected, "{steps:?} {preferred:?}");
+        }
     }
 
     #[test]

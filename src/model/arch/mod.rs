@@ -1,15 +1,24 @@
 //! The architectures: each file maps metadata to a [`ModelSpec`]. To add one: a file, and a line in [`ARCHS`].
+//!
+//! `*_hf.rs` say how checkpoints become files of them. To add one: a file, and a line in [`CHECKPOINTS`].
 
 mod gemma3;
+mod gemma3_hf;
 mod llama;
+mod llama_hf;
 
-use super::{Error, Header, ModelSpec, RopeScaling};
-use crate::gguf::{Gguf, Value};
+use super::checkpoint::Checkpoint;
+use super::{Error, Header, ModelSpec, RopeScaling, Shapes};
+use crate::gguf::{Gguf, Metadata, Value};
 
 /// An architecture by the name that `general.architecture` gives it.
 type Read = fn(&Header) -> Result<ModelSpec, Error>;
 
 const ARCHS: &[(&str, Read)] = &[("gemma3", gemma3::spec), ("llama", llama::spec)];
+
+/// The checkpoints that can be converted.
+pub(super) const CHECKPOINTS: &[&Checkpoint] =
+    &[&llama_hf::LLAMA, &llama_hf::MISTRAL, &llama_hf::MIXTRAL, &llama_hf::NATIVE, &gemma3_hf::GEMMA3];
 
 /// Sizes above this are not those of a model; products of three of them fit in 64 bits.
 const MAX_SIZE: usize = 1 << 20;
@@ -26,16 +35,24 @@ impl ModelSpec {
     /// # Errors
     /// An unknown architecture, and keys that are missing or hold what cannot be computed.
     pub fn from_gguf(gguf: &Gguf) -> Result<(ModelSpec, Vec<String>), Error> {
-        let arch = gguf.metadata().require_str("general.architecture")?;
+        ModelSpec::read(gguf.metadata(), gguf)
+    }
+
+    /// [`ModelSpec::from_gguf`] for what shall become a file.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(metadata: &Metadata, shapes: &dyn Shapes) -> Result<(ModelSpec, Vec<String>), Error> {
+        let arch = metadata.require_str("general.architecture")?;
         let Some((_, read)) = ARCHS.iter().find(|(name, _)| *name == arch) else {
             let supported: Vec<_> = architectures().collect();
             return Err(Error::UnknownArchitecture {
-                file: gguf.path().display().to_string(),
+                file: metadata.file().display().to_string(),
                 found: arch.to_owned(),
                 supported: supported.join(", "),
             });
         };
-        let header = Header::new(gguf, arch);
+        let header = Header::new(metadata, shapes, arch);
         let spec = read(&header)?;
         // Said twice by the file (the vocabulary), or of no effect on results.
         for key in ["vocab_size", "context_length", "tensor_data_layout", "rope.scaling.finetuned"] {

@@ -1,0 +1,312 @@
+//! Forms that checkpoints have beside those of the reference models: other names, biases, ties, types, files.
+
+use super::checkpoint::{Checkpoint, Stored, elements, folder};
+use super::common::reference;
+use super::golden::{compare_metadata, compare_tensors};
+use ostro::convert::{Source, hf};
+use ostro::gguf::{Array, Gguf, Value};
+use ostro_kernels::DType;
+use safetensors::tensor::Dtype;
+use serde_json::json;
+use std::path::Path;
+
+fn f32_file(models: &Path, name: &str) -> Gguf {
+    Gguf::open(&models.join(format!("{name}/gguf/{name}-F32.gguf"))).unwrap()
+}
+
+/// The source must be what the converter wrote for the reference model, but for these keys.
+fn same(source: &Source, models: &Path, name: &str, but: &[&str]) {
+    let gguf = f32_file(models, name);
+    let mut failures = Vec::new();
+    compare_metadata(&source.metadata, gguf.metadata(), &mut failures);
+    failures.retain(|f| !but.iter().any(|key| f.starts_with(key)));
+    compare_tensors(source, &gguf, false, &mut failures);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn experts_as_transformers_5_has_them() {
+    let Some(models) = reference("models") else { return };
+    let original = Checkpoint::read(&models.join("mixtral"));
+    let merge = |layer: usize, parts: &[&str]| {
+        let mut merged = Stored { dtype: Dtype::BF16, shape: vec![8, 256 * parts.len(), 256], bytes: Vec::new() };
+        for e in 0..8 {
+            for w in parts {
+                let name = format!("model.layers.{layer}.block_sparse_moe.experts.{e}.{w}.weight");
+                merged.bytes.extend(&original.tensors[&name].bytes);
+            }
+        }
+        merged
+    };
+    let mut c = Checkpoint::read(&models.join("mixtral"));
+    for layer in 0..2 {
+        c.tensors.retain(|name, _| !name.starts_with(&format!("model.layers.{layer}.block_sparse_moe.experts.")));
+        let gate = c.tensors.remove(&format!("model.layers.{layer}.block_sparse_moe.gate.weight")).unwrap();
+        c.tensors.insert(format!("model.layers.{layer}.mlp.gate.weight"), gate);
+        c.tensors.insert(format!("model.layers.{layer}.mlp.experts.gate_up_proj"), merge(layer, &["w1", "w3"]));
+        c.tensors.insert(format!("model.layers.{layer}.mlp.experts.down_proj"), merge(layer, &["w2"]));
+    }
+    same(&hf::open(c.write().path()).unwrap(), &models, "mixtral", &[]);
+
+    let mut c = Checkpoint::read(&models.join("mixtral"));
+    for (name, t) in std::mem::take(&mut c.tensors) {
+        let new =
+            [("block_sparse_moe", "mlp"), (".w1.", ".gate_proj."), (".w2.", ".down_proj."), (".w3.", ".up_proj.")];
+        c.tensors.insert(new.iter().fold(name, |name, (from, to)| name.replace(from, to)), t);
+    }
+    same(&hf::open(c.write().path()).unwrap(), &models, "mixtral", &[]);
+}
+
+#[test]
+fn shards_without_an_index() {
+    let Some(models) = reference("models") else { return };
+    let dir = folder();
+    for entry in std::fs::read_dir(models.join("mixtral-sharded")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("model.safetensors.index.json") {
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    same(&hf::open(dir.path()).unwrap(), &models, "mixtral", &[]);
+}
+
+/// What transformers 5 writes in place of the older keys.
+#[test]
+fn todays_configuration() {
+    let Some(models) = reference("models") else { return };
+    let mut c = Checkpoint::read(&models.join("llama31"));
+    let mut rope = c.config.remove("rope_scaling").unwrap();
+    rope["rope_theta"] = c.config.remove("rope_theta").unwrap();
+    c.config.insert("rope_parameters".into(), rope);
+    same(&hf::open(c.write().path()).unwrap(), &models, "llama31", &[]);
+
+    let mut c = Checkpoint::read(&models.join("gemma3"));
+    for key in ["rope_scaling", "rope_theta", "rope_local_base_freq"] {
+        c.config.remove(key).unwrap();
+    }
+    let rope = json!({
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    });
+    c.config.insert("rope_parameters".into(), rope);
+    same(&hf::open(c.write().path()).unwrap(), &models, "gemma3", &[]);
+}
+
+/// As Gemma 3 4B and larger are published: a text model inside of another, most of whose sizes go without saying.
+#[test]
+fn a_text_model_with_a_tower() {
+    let Some(models) = reference("models") else { return };
+    let original = Checkpoint::read(&models.join("gemma3"));
+    for prefix in ["language_model.model.", "model.language_model."] {
+        let mut c = Checkpoint::read(&models.join("gemma3"));
+        let text = std::mem::take(&mut c.config);
+        for (name, t) in std::mem::take(&mut c.tensors) {
+            c.tensors.insert(name.replace("model.", prefix), t);
+        }
+        let odd = Stored { dtype: Dtype::I64, shape: vec![1], bytes: vec![0; 8] };
+        c.tensors.insert("vision_tower.vision_model.embeddings.position_ids".into(), odd.clone());
+        c.tensors.insert("multi_modal_projector.mm_input_projection_weight".into(), odd);
+        c.config.insert("architectures".into(), json!(["Gemma3ForConditionalGeneration"]));
+        c.config.insert("model_type".into(), json!("gemma3"));
+        c.config.insert("text_config".into(), text.into());
+        let source = hf::open(c.write().path()).unwrap();
+        same(&source, &models, "gemma3", &[]);
+        assert_eq!(source.notes, ["2 tensors of other media than text are left out"]);
+    }
+    // Rows that no token has are cut off.
+    let mut c = original;
+    let embedding = c.tensors.get_mut("model.embed_tokens.weight").unwrap();
+    embedding.shape[0] = 400;
+    embedding.bytes.resize(400 * 64 * 2, 1);
+    same(&hf::open(c.write().path()).unwrap(), &models, "gemma3", &[]);
+}
+
+#[test]
+fn biases_and_ties() {
+    let Some(models) = reference("models") else { return };
+    let mut c = Checkpoint::read(&models.join("llama31"));
+    c.config.insert("attention_bias".into(), json!(true));
+    c.config.insert("tie_word_embeddings".into(), json!(true));
+    let bias = |n: usize| {
+        let bytes = (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        Stored { dtype: Dtype::F32, shape: vec![n], bytes }
+    };
+    for layer in 0..2 {
+        for (name, n) in [("q", 256), ("k", 64), ("v", 64), ("o", 256)] {
+            c.tensors.insert(format!("model.layers.{layer}.self_attn.{name}_proj.bias"), bias(n));
+        }
+        c.tensors.insert(format!("model.layers.{layer}.self_attn.rotary_emb.inv_freq"), bias(16));
+    }
+    let dir = c.write();
+    let source = hf::open(dir.path()).unwrap();
+    assert_eq!(
+        source.notes,
+        ["lm_head.weight is left out: tie_word_embeddings is set", "2 buffers that are no weights are left out"]
+    );
+    let find = |name: &str| source.tensors.iter().find(|t| t.name == name);
+    assert!(find("output.weight").is_none());
+    let values = |name: &str| elements(&source, find(name).unwrap(), 1);
+    // Heads of 32: row 2 i + j was row 16 j + i.
+    let interleaved: Vec<f32> = (0..64).map(|r| (r / 32 * 32 + r % 2 * 16 + r % 32 / 2) as f32).collect();
+    let plain: Vec<f32> = (0..64).map(|r| r as f32).collect();
+    assert_eq!(values("blk.1.attn_k.bias"), interleaved);
+    assert_eq!(values("blk.1.attn_q.bias")[..64], interleaved);
+    assert_eq!(values("blk.1.attn_v.bias"), plain);
+    assert_eq!(values("blk.1.attn_output.bias")[..64], plain);
+
+    // Without the head in the files it is the same.
+    c.tensors.remove("lm_head.weight");
+    assert_eq!(hf::open(c.write().path()).unwrap().tensors, {
+        let mut tensors = source.tensors.clone();
+        // Offsets move with the head.
+        let moved = c.write();
+        let again = hf::open(moved.path()).unwrap();
+        tensors.iter_mut().zip(&again.tensors).for_each(|(t, a)| t.pieces.clone_from(&a.pieces));
+        tensors
+    });
+}
+
+#[test]
+fn floats_of_other_widths() {
+    let Some(models) = reference("models") else { return };
+    let mut c = Checkpoint::read(&models.join("llama31"));
+    for t in c.tensors.values_mut() {
+        let wide = |b: &[u8]| [0, 0, b[0], b[1]];
+        (t.dtype, t.bytes) = (Dtype::F32, t.bytes.chunks_exact(2).flat_map(wide).collect());
+    }
+    let source = hf::open(c.write().path()).unwrap();
+    assert!(source.tensors.iter().all(|t| t.dtype == DType::F32));
+    assert_eq!(source.metadata.u32("general.file_type").unwrap(), Some(0));
+    same(&source, &models, "llama31", &[]);
+    for t in c.tensors.values_mut() {
+        (t.dtype, t.bytes) = (Dtype::F16, t.bytes[..t.bytes.len() / 2].to_vec());
+    }
+    let source = hf::open(c.write().path()).unwrap();
+    assert_eq!(source.metadata.u32("general.file_type").unwrap(), Some(1));
+}
+
+/// Keys of the tokenizer where files are fewer, or more. What is expected is what the converter's own code gave.
+#[test]
+fn tokenizers_in_other_files() {
+    let Some(models) = reference("models") else { return };
+    let value = |source: &Source, key: &str| source.metadata.get(&format!("tokenizer.{key}")).cloned();
+    let token = |source: &Source, i: usize| {
+        let md = &source.metadata;
+        let types = md.i32s("tokenizer.ggml.token_type").unwrap().unwrap();
+        (md.require_strings("tokenizer.ggml.tokens").unwrap()[i].clone(), types[i])
+    };
+    // The template in a file of its own, and several.
+    let mut c = Checkpoint::read(&models.join("llama31"));
+    c.edit("tokenizer_config.json", |json| drop(json.as_object_mut().unwrap().remove("chat_template")));
+    c.files.insert("chat_template.json".into(), br#"{"chat_template": "old"}"#.to_vec());
+    let source = hf::open(c.write().path()).unwrap();
+    assert_eq!(value(&source, "chat_template"), Some(Value::String("old".into())));
+    c.files.insert("chat_template.jinja".into(), b"new\r\n".to_vec());
+    let source = hf::open(c.write().path()).unwrap();
+    assert_eq!(value(&source, "chat_template"), Some(Value::String("new\n".into())));
+    c.edit("tokenizer_config.json", |json| {
+        json["chat_template"] =
+            json!([{"name": "default", "template": "one"}, {"name": "tool use", "template": "two"}]);
+    });
+    let source = hf::open(c.write().path()).unwrap();
+    assert_eq!(value(&source, "chat_template"), Some(Value::String("one".into())));
+    assert_eq!(value(&source, "chat_template.tool_use"), Some(Value::String("two".into())));
+    assert_eq!(value(&source, "chat_templates"), Some(Value::Array(Array::String(vec!["tool_use".into()]))));
+
+    // A text that ends with another token than EOS: that is EOS, and the other ends a turn. A token that only
+    // tokenizer_config.json has; rows that no token has.
+    let mut c = Checkpoint::read(&models.join("llama31"));
+    c.edit("tokenizer.json", |json| {
+        let last = json!({"SpecialToken": {"id": "<|end_of_text|>", "type_id": 0}});
+        json["post_processor"]["processors"][1]["single"].as_array_mut().unwrap().push(last);
+        json["added_tokens"].as_array_mut().unwrap().truncate(7);
+        json["added_tokens"][2]["special"] = json!(false);
+    });
+    c.edit("tokenizer_config.json", |json| {
+        let added = json["added_tokens_decoder"].as_object_mut().unwrap();
+        added.remove("511");
+        added["510"]["special"] = json!(false);
+    });
+    let source = hf::open(c.write().path()).unwrap();
+    assert_eq!(value(&source, "ggml.eos_token_id"), Some(Value::U32(504)));
+    assert_eq!(value(&source, "ggml.add_eos_token"), Some(Value::Bool(true)));
+    // It is not among the added tokens of tokenizer.json any more.
+    assert_eq!(value(&source, "ggml.eot_token_id"), None);
+    assert_eq!(token(&source, 505), ("<|reserved_special_token_0|>".into(), 3));
+    assert_eq!(token(&source, 510), ("<|eot_id|>".into(), 3));
+    assert_eq!(token(&source, 511), ("[PAD511]".into(), 5));
+
+    // SentencePiece with added tokens, and with fewer pieces than rows.
+    let mut c = Checkpoint::read(&models.join("mixtral"));
+    c.files.insert("added_tokens.json".into(), br#"{"<tool>": 511, "<far>": 512}"#.to_vec());
+    c.edit("tokenizer_config.json", |json| {
+        json["added_tokens_decoder"]["510"] = json!({"content": "a\u{2581}b", "special": false});
+        json["added_tokens_decoder"]["509"] = json!({"content": "<|im_end|>", "special": false});
+        json["add_prefix_space"] = json!(false);
+    });
+    let source = hf::open(c.write().path()).unwrap();
+    assert_eq!(token(&source, 511), ("<tool>".into(), 4));
+    assert_eq!(token(&source, 510), ("a b".into(), 4));
+    assert_eq!(token(&source, 509), ("<|im_end|>".into(), 3));
+    assert_eq!(value(&source, "ggml.add_space_prefix"), Some(Value::Bool(false)));
+    assert_eq!(source.notes, ["1 added tokens are left out: their ids are past the 512 of the model"]);
+    let keys: Vec<&str> = source.metadata.iter().map(|(key, _)| key).skip_while(|k| !k.starts_with("tok")).collect();
+    assert_eq!(keys[..2], ["tokenizer.ggml.add_space_prefix", "tokenizer.ggml.model"]);
+
+    // Only tokenizer.json is left of a SentencePiece model.
+    let mut c = Checkpoint::read(&models.join("mixtral"));
+    c.files.remove("tokenizer.model");
+    let source = hf::open(c.write().path()).unwrap();
+    same(&source, &models, "mixtral", &["tokenizer.ggml.scores", "tokenizer.ggml.token_type"]);
+    assert_eq!([0, 1, 2, 3, 13, 500].map(|i| token(&source, i).1), [3, 3, 3, 1, 6, 1]);
+    assert_eq!(source.metadata.f32s("tokenizer.ggml.scores").unwrap().unwrap()[..], [-1000.0; 512]);
+    assert_eq!(source.notes.len(), 1);
+}
+
+#[test]
+fn a_model_card() {
+    let Some(models) = reference("models") else { return };
+    let mut c = Checkpoint::read(&models.join("llama31"));
+    let card = "---\nlicense: apache-2.0\nlanguage:\n- en\n- no\ntags:\n- chat\npipeline_tag: text-generation\n\
+                base_model: meta-llama/Llama-3.1-8B\ndatasets:\n- org/some-data\nmodel-index:\n- name: x\n---\n# Text\n";
+    c.files.insert("README.md".into(), card.as_bytes().to_vec());
+    c.files.insert("generation_config.json".into(), br#"{"temperature": 0.6, "top_p": 0.9, "top_k": 40}"#.to_vec());
+    c.config.insert("_name_or_path".into(), json!("my-org/Small-1.4M-Instruct-v2"));
+    let source = hf::open(c.write().path()).unwrap();
+    let general: Vec<String> = source
+        .metadata
+        .iter()
+        .filter(|(key, _)| key.starts_with("general."))
+        .map(|(key, value)| match value {
+            Value::Array(Array::String(list)) => format!("{key} {list:?}"),
+            value => format!("{key} {value}"),
+        })
+        .collect();
+    let expected = [
+        "general.architecture string \"llama\"",
+        "general.type string \"model\"",
+        "general.sampling.top_k i32 40",
+        "general.sampling.top_p f32 0.9",
+        "general.sampling.temp f32 0.6",
+        "general.name string \"Small 1.4M Instruct v2\"",
+        "general.version string \"v2\"",
+        "general.organization string \"My Org\"",
+        "general.finetune string \"Instruct\"",
+        "general.basename string \"Small\"",
+        "general.size_label string \"1.4M\"",
+        "general.license string \"apache-2.0\"",
+        "general.base_model.count u32 1",
+        "general.base_model.0.name string \"Llama 3.1 8B\"",
+        "general.base_model.0.organization string \"Meta Llama\"",
+        "general.base_model.0.repo_url string \"https://huggingface.co/meta-llama/Llama-3.1-8B\"",
+        "general.dataset.count u32 1",
+        "general.dataset.0.name string \"Some Data\"",
+        "general.dataset.0.organization string \"Org\"",
+        "general.dataset.0.repo_url string \"https://huggingface.co/org/some-data\"",
+        "general.tags [\"chat\", \"text-generation\"]",
+        "general.languages [\"en\", \"no\"]",
+        "general.file_type u32 32",
+        "general.quantization_version u32 2",
+    ];
+    assert_eq!(general, expected);
+}
