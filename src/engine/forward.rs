@@ -4,7 +4,7 @@ use super::batch::{BatchToken, Run};
 use super::buffers::Buffers;
 use super::kv::KvCache;
 use super::weights::Parts;
-use super::{Engine, Error, Model};
+use super::{Engine, Error, Inputs, Model, Observer};
 use crate::model::{Ffn, Gated, Gqa, Layer, Mixer, Moe, Norm, NormKind, Part, Residual, RopeSpec};
 use ostro_kernels::{ActKinds, Attend, Cpu, Exec, Groups, KvType, Product, float, quantize};
 
@@ -16,6 +16,19 @@ impl Engine<'_> {
     /// A batch that does not continue its sequences, a token that does not exist, a context that is full; the cache is
     /// then as it was.
     pub fn forward(&mut self, batch: &[BatchToken]) -> Result<&[f32], Error> {
+        self.step(batch, None)
+    }
+
+    /// [`Engine::forward`], with `observer` told what goes into the weight matrices: the rows of all tokens, whether
+    /// their logits are wanted or not.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_observed(&mut self, batch: &[BatchToken], observer: &mut dyn Observer) -> Result<&[f32], Error> {
+        self.step(batch, Some(observer))
+    }
+
+    fn step(&mut self, batch: &[BatchToken], mut observer: Option<&mut dyn Observer>) -> Result<&[f32], Error> {
         self.plan_batch(batch)?;
         let Engine { model, exec, kv, buffers, .. } = self;
         let cpu = exec.cpu();
@@ -44,14 +57,17 @@ impl Engine<'_> {
         let mut n = batch.len();
         for (i, layer) in spec.layers.iter().enumerate() {
             let last = i + 1 == spec.layers.len();
-            let step = Step { exec, cpu, layer, parts: model.layer(i), ropes: &spec.ropes, dim };
+            let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+            // Only the tokens whose logits are wanted go through the end of the last layer.
+            let drop_rows = last && n_out < n && observer.is_none();
+            let mut step =
+                Step { exec, cpu, layer, index: i, parts: model.layer(i), ropes: &spec.ropes, dim, observer };
             let Residual::Sequential = layer.residual;
             step.norm(layer.norm, Part::AttnNorm, &buffers.x, &mut buffers.h, n);
             match &layer.mixer {
                 Mixer::Gqa(a) => {
-                    step.attention(a, buffers, kv, i, n);
-                    if last && n_out < n {
-                        // Only the tokens whose logits are wanted go on from here.
+                    step.attention(a, buffers, kv, n);
+                    if drop_rows {
                         keep_rows(&mut buffers.att, a.n_heads * a.v_dim, &buffers.wanted);
                         keep_rows(&mut buffers.x, dim, &buffers.wanted);
                         n = n_out;
@@ -76,8 +92,20 @@ impl Engine<'_> {
             let Run { seq, pos, n, .. } = buffers.runs[i];
             kv.set_len(seq, pos + n);
         }
+        if let Some(observer) = observer {
+            show_head(exec, model, buffers, n, observer);
+            keep_rows(&mut buffers.x, dim, &buffers.wanted);
+        }
         Ok(head(exec, model, buffers, n_out))
     }
+}
+
+/// Shows what would go into the head, for `n` rows of the residual.
+fn show_head(exec: &Exec, model: &Model, b: &mut Buffers, n: usize, observer: &mut dyn Observer) {
+    let spec = &model.spec;
+    let h = &mut b.h[..n * spec.dim];
+    norm_rows(exec, spec.out_norm, model.out_norm(), &b.x, h);
+    observer.inputs(&Inputs { layer: None, parts: &[model.head_part()], x: h, cols: spec.dim, experts: None });
 }
 
 /// The final norm and the head, for the first `n` rows of the residual.
@@ -111,19 +139,29 @@ struct Step<'s> {
     exec: &'s Exec,
     cpu: Cpu,
     layer: &'s Layer,
+    index: usize,
     parts: &'s Parts<'s>,
     ropes: &'s [RopeSpec],
     dim: usize,
+    observer: Option<&'s mut dyn Observer>,
 }
 
 impl Step<'_> {
+    /// Shows the rows that go into some matrices, where somebody wants to see them.
+    fn show(&mut self, parts: &[Part], x: &[f32], cols: usize, experts: Option<Groups<'_>>) {
+        if let Some(observer) = &mut self.observer {
+            observer.inputs(&Inputs { layer: Some(self.index), parts, x, cols, experts });
+        }
+    }
+
     fn norm(&self, norm: Norm, part: Part, x: &[f32], out: &mut [f32], n: usize) {
         norm_rows(self.exec, norm, self.parts.vector(part), x, &mut out[..n * self.dim]);
     }
 
     /// `h` to queries, keys and values, keys and values to the cache, and what attention gives to `att`.
-    fn attention(&self, a: &Gqa, b: &mut Buffers, kv: &mut KvCache, layer: usize, n: usize) {
-        let Step { exec, cpu, parts, .. } = *self;
+    fn attention(&mut self, a: &Gqa, b: &mut Buffers, kv: &mut KvCache, n: usize) {
+        self.show(&[Part::Q, Part::K, Part::V], &b.h[..n * self.dim], self.dim, None);
+        let Step { exec, cpu, parts, index: layer, .. } = *self;
         let (q_len, k_len, v_len) = (a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, a.n_kv_heads * a.v_dim);
         let (wq, wk, wv) = (parts.mat(Part::Q), parts.mat(Part::K), parts.mat(Part::V));
         let kinds = ActKinds::of(wq.dtype()) | ActKinds::of(wk.dtype()) | ActKinds::of(wv.dtype());
@@ -202,8 +240,9 @@ impl Step<'_> {
     }
 
     /// `att` through the output projection to `h`.
-    fn attention_out(&self, a: &Gqa, b: &mut Buffers, n: usize) {
+    fn attention_out(&mut self, a: &Gqa, b: &mut Buffers, n: usize) {
         let width = a.n_heads * a.v_dim;
+        self.show(&[Part::AttnOut], &b.att[..n * width], width, None);
         let wo = self.parts.mat(Part::AttnOut);
         self.exec.quantize(&mut b.acts, &b.att[..n * width], n, width, ActKinds::of(wo.dtype()));
         let out = &mut b.h[..n * self.dim];
@@ -214,19 +253,22 @@ impl Step<'_> {
     }
 
     /// `h` through a gated network, back to `h`.
-    fn gated(&self, f: &Gated, b: &mut Buffers, n: usize) {
+    fn gated(&mut self, f: &Gated, b: &mut Buffers, n: usize) {
         let Step { exec, parts, dim, .. } = *self;
+        self.show(&[Part::Gate, Part::Up], &b.h[..n * dim], dim, None);
         let (gate, up, down) = (parts.mat(Part::Gate), parts.mat(Part::Up), parts.mat(Part::Down));
         exec.quantize(&mut b.acts, &b.h[..n * dim], n, dim, ActKinds::of(gate.dtype()) | ActKinds::of(up.dtype()));
         let hidden = &mut b.hidden[..n * f.hidden];
         exec.gated(&b.acts, gate, up, f.act, hidden);
+        self.show(&[Part::Down], hidden, f.hidden, None);
         exec.quantize(&mut b.inner, hidden, n, f.hidden, ActKinds::of(down.dtype()));
         exec.matmul(&b.inner, &mut [Product { w: down, out: &mut b.h[..n * dim] }]);
     }
 
     /// `h` through the experts that the router picks for each token, back to `h`.
-    fn moe(&self, m: &Moe, b: &mut Buffers, n: usize) {
+    fn moe(&mut self, m: &Moe, b: &mut Buffers, n: usize) {
         let Step { exec, cpu, parts, dim, .. } = *self;
+        self.show(&[Part::Router], &b.h[..n * dim], dim, None);
         let router = parts.mat(Part::Router);
         let (gate, up) = (parts.experts(Part::GateExps), parts.experts(Part::UpExps));
         let down = parts.experts(Part::DownExps);
@@ -243,10 +285,12 @@ impl Step<'_> {
         let Some(kinds_down) = kinds(down) else { return };
         let hidden = &mut b.hidden[..pairs * m.hidden];
         let groups = Groups { offsets: &b.routing.offsets, pick: &b.routing.token };
+        self.show(&[Part::GateExps, Part::UpExps], &b.h[..n * dim], dim, Some(groups));
         exec.gated_experts(&b.acts, gate, up, groups, m.act, hidden);
+        let own = Groups { offsets: &b.routing.offsets, pick: &b.routing.own[..pairs] };
+        self.show(&[Part::DownExps], hidden, m.hidden, Some(own));
         exec.quantize(&mut b.inner, hidden, pairs, m.hidden, kinds_down);
         let out = &mut b.hidden[..pairs * dim]; // they are quantized: what the experts give takes their place
-        let own = Groups { offsets: &b.routing.offsets, pick: &b.routing.own[..pairs] };
         exec.matmul_experts(&b.inner, down, own, out);
 
         let routing = &b.routing;

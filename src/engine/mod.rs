@@ -8,11 +8,13 @@ mod buffers;
 mod forward;
 mod kv;
 mod moe;
+mod observer;
 mod session;
 mod weights;
 
 pub use batch::{BatchToken, SeqId};
 pub use kv::KvTypes;
+pub use observer::{Inputs, Observer};
 pub use session::Session;
 pub use weights::Model;
 
@@ -85,7 +87,7 @@ pub struct Engine<'m> {
 impl<'m> Engine<'m> {
     /// An engine for `model`. Cache and buffers are reserved here; their pages are touched as they are used.
     pub fn new(model: &'m Model<'m>, options: &EngineOptions) -> Engine<'m> {
-        let n_ubatch = options.n_ubatch.clamp(1, options.n_ctx.max(1));
+        let n_ubatch = options.n_ubatch.clamp(1, (options.n_ctx * options.n_seqs).max(1));
         Engine {
             model,
             exec: Exec::new(options.cpu, options.threads),
@@ -103,6 +105,11 @@ impl<'m> Engine<'m> {
     /// What computes: an instruction set and threads, for measurements beside the engine's own.
     pub fn exec(&self) -> &Exec {
         &self.exec
+    }
+
+    /// The logits of the last step, `[wanted, n_vocab]`.
+    pub fn logits(&self) -> &[f32] {
+        &self.buffers.logits[..self.buffers.wanted.len() * self.model.spec.n_vocab]
     }
 
     /// Positions of a sequence that the cache can hold.

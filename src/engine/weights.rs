@@ -133,6 +133,11 @@ impl<'f> Model<'f> {
 
     /// The head, `[n_vocab, dim]`.
     pub(super) fn head(&self) -> Mat<'f> {
-        self.globals.mat(if self.spec.tied_head { Part::Embed } else { Part::Head })
+        self.globals.mat(self.head_part())
+    }
+
+    /// Which matrix the head is.
+    pub(super) fn head_part(&self) -> Part {
+        if self.spec.tied_head { Part::Embed } else { Part::Head }
     }
 }
