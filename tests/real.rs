@@ -57,6 +57,39 @@ fn gemma3_agrees_with_llama_cpp() {
     check("gemma3_270m", "gemma3-270m", "gemma-3-270m-q4_k_m.gguf");
 }
 
+/// Within 0.5 % of llama-perplexity's on the same text, in the same chunks, with one of three settings of its attention:
+/// these differ by as much, for the rounding of activations to 8 bits moves each token's logits (tests/tools/
+/// peer_perplexity.py has made the figures; on 50 KB the programs are within 0.4 % with their defaults).
+#[test]
+fn perplexities_agree_with_llama_cpp() {
+    let data: serde_json::Value = serde_json::from_str(include_str!("data/perplexity.json")).unwrap();
+    let models = [
+        ("smollm2", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ("gemma3_270m", "gemma3-270m", "gemma-3-270m-q4_k_m.gguf"),
+    ];
+    let mut failures = Vec::new();
+    for (name, alias, file) in models {
+        let Some(path) = real_model(alias, file) else { continue };
+        let figures: Vec<f64> = data["ppl"][name].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        let text = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(data["text"].as_str().unwrap());
+        let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_ostro"));
+        run.arg("perplexity").arg(path).arg("-f").arg(text).args(["-c", &data["ctx_size"].to_string()]);
+        // The cache that rounds least: the figure then depends least on the instruction set.
+        run.args(["--cache-type-k", "f32", "--cache-type-v", "f32"]);
+        let done = run.output().unwrap();
+        let out = String::from_utf8(done.stdout).unwrap();
+        let found = out.strip_prefix("Final estimate: PPL = ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let found: f64 = found.unwrap_or_else(|| panic!("{name}: {out:?} {}", String::from_utf8_lossy(&done.stderr)));
+        let (low, high) = figures.iter().fold((f64::MAX, 0f64), |(low, high), &x| (low.min(x), high.max(x)));
+        let line = format!("{name}: perplexity {found}, llama.cpp {figures:?}");
+        eprintln!("{line}");
+        if !(0.995 * low..=1.005 * high).contains(&found) {
+            failures.push(line);
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
 /// The weights stay in the page cache: a copy of them would be 98 MB more, a part of them unpacked and kept more still.
 #[test]
 #[cfg(target_os = "linux")]

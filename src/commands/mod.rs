@@ -4,20 +4,25 @@
 //! here is the environment read.
 
 pub mod bench;
+pub mod imatrix;
 pub mod inspect;
 pub mod list;
 pub mod logits;
+pub mod perplexity;
 pub mod progress;
 pub mod pull;
+pub mod quantize;
 pub mod resolve;
 pub mod rm;
 pub mod run;
 pub mod tokenize;
 
 mod answer;
+mod chunks;
 mod input;
 mod inspect_model;
 mod model_args;
+mod output;
 mod sample_args;
 mod spelling;
 mod statistics;
@@ -44,6 +49,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Measure how fast models and kernels are here
     Bench(Box<bench::BenchArgs>),
+    /// Write a checkpoint or a GGUF file as GGUF of another type
+    Quantize(Box<quantize::QuantizeArgs>),
     /// Fetch a model of the catalogue
     Pull(pull::PullArgs),
     /// Show the catalogue and what is cached
@@ -56,6 +63,10 @@ enum Command {
     Tokenize(tokenize::TokenizeArgs),
     /// Write the logits of every position to a .npy file
     Logits(logits::LogitsArgs),
+    /// Measure how well a model foretells a text, and what quantizing it cost
+    Perplexity(perplexity::PerplexityArgs),
+    /// Collect an importance matrix: which columns of the weights a text uses most
+    Imatrix(imatrix::ImatrixArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -76,12 +87,15 @@ pub fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Pull(args) => pull::run(args),
         Command::List(args) => list::run(args),
         Command::Rm(args) => rm::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+        Command::Imatrix(args) => imatrix::run(args),
     };
     match done {
         Ok(()) if interrupted() => ExitCode::from(130),
@@ -102,6 +116,12 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 /// Writes a line to standard error. Nobody can be told when that is closed, and it is no reason to stop.
 fn tell(line: impl Display) {
     let _ = writeln!(io::stderr(), "{}", one_line(&line.to_string()));
+}
+
+/// Writes to standard error without ending the line: values that come one by one.
+fn tell_part(text: impl Display) {
+    let mut err = io::stderr().lock();
+    let _ = write!(err, "{text}").and_then(|()| err.flush());
 }
 
 /// Says what the user of a model should know.

@@ -1,4 +1,4 @@
-//! How a pull looks: bars on a terminal, a few plain lines elsewhere; always on stderr.
+//! How what takes a while looks: bars on a terminal, a few plain lines elsewhere; always on stderr.
 
 use std::{
     cell::RefCell,
@@ -14,7 +14,7 @@ use crate::registry::{Event, Progress, human_bytes};
 /// Between two plain lines about the same file.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(20);
 
-/// Shows the events of one pull.
+/// Shows how one thing goes: the pull of a model, the making of a file.
 pub struct Bars {
     alias: String,
     terminal: bool,
@@ -31,13 +31,13 @@ struct Now {
 }
 
 impl Bars {
-    /// For the pull of this alias.
+    /// For the alias that is pulled, or the name of the file.
     pub fn new(alias: &str) -> Self {
         Self { alias: alias.to_owned(), terminal: stderr().is_terminal(), now: RefCell::default() }
     }
 
     /// Begins something that takes a while.
-    fn begin(&self, label: String, total: Option<u64>, done: u64) {
+    pub(super) fn begin(&self, label: String, total: Option<u64>, done: u64) {
         let mut now = self.now.borrow_mut();
         if now.label == label && now.total == total {
             return; // the same file from a new connection
@@ -69,7 +69,8 @@ impl Bars {
         (now.label, now.total) = (label, total);
     }
 
-    fn at(&self, done: u64) {
+    /// So much of it is done.
+    pub(super) fn at(&self, done: u64) {
         let mut now = self.now.borrow_mut();
         if let Some(bar) = &now.bar {
             bar.set_position(done);
@@ -88,8 +89,16 @@ impl Bars {
         }
     }
 
-    /// A line that stays.
-    fn line(&self, text: &str) {
+    /// A line that stays, above the bar.
+    pub(super) fn beside(&self, text: &str) {
+        match &self.now.borrow().bar {
+            Some(bar) => bar.suspend(|| tell(text)),
+            None => tell(text),
+        }
+    }
+
+    /// A line that stays, and ends what was begun.
+    pub(super) fn line(&self, text: &str) {
         let mut now = self.now.borrow_mut();
         if let Some(bar) = now.bar.take() {
             bar.finish_and_clear();

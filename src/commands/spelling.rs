@@ -3,8 +3,13 @@
 use std::ffi::OsString;
 
 /// Flags of one dash and several letters, and what they are called here. Longer spellings are aliases in clap.
-const LONG_SHORTS: &[(&str, &str)] =
-    &[("-ub", "--ubatch-size"), ("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v"), ("-pg", "--prompt-gen")];
+const LONG_SHORTS: &[(&str, &str)] = &[
+    ("-ub", "--ubatch-size"),
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-ofreq", "--output-frequency"),
+    ("-pg", "--prompt-gen"),
+];
 
 /// Flags of llama.cpp that are not here, whose first letter is a flag of ours: `-fa` is no file `a`. They become
 /// their long form, which clap refuses by its name.

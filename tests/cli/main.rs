@@ -2,7 +2,10 @@
 
 mod bench;
 mod errors;
+mod imatrix;
 mod logits;
+mod perplexity;
+mod quantize;
 mod run;
 mod tiny;
 
