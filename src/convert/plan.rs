@@ -263,9 +263,12 @@ fn files(
     for (i, range) in parts.into_iter().enumerate() {
         let path = split_path(&stem, i as u32, n.into());
         let mut metadata = if i == 0 { all.clone() } else { Metadata::new(&path) };
-        metadata.set("split.no", Value::U16(i as u16));
-        metadata.set("split.count", Value::U16(n));
-        metadata.set("split.tensors.count", Value::I32(tensors.len() as i32));
+        // As llama-quantize: a set of one that was no set before does not say it is one.
+        if n > 1 || request.split != Split::Keep {
+            metadata.set("split.no", Value::U16(i as u16));
+            metadata.set("split.count", Value::U16(n));
+            metadata.set("split.tensors.count", Value::I32(tensors.len() as i32));
+        }
         let layout = Layout::new(&path, &metadata, &list[range.clone()])?;
         files.push(PlannedFile { path, layout, tensors: range });
     }
