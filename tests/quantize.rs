@@ -3,9 +3,9 @@
 mod common;
 
 use common::{reference, skipped};
-use ostro::convert::{FileType, Job, Outcome, Request, Source, Split, from_gguf, hf, plan};
+use ostro::convert::{FileType, Imatrix, Job, Outcome, Request, Source, Split, from_gguf, hf, plan};
 use ostro::gguf::{Gguf, Value};
-use ostro_kernels::Cpu;
+use ostro_kernels::{Cpu, quantize::encode};
 use std::path::{Path, PathBuf};
 
 /// A file that llama.cpp made.
@@ -92,6 +92,49 @@ fn from_checkpoints_files_are_llama_cpps() {
         same(&out, golden, &mut failures);
     }
     assert!(failures.is_empty(), "differ: {failures:?}");
+}
+
+/// The importance of each expert's columns weighs that expert's rows, wherever slabs and tasks begin.
+#[test]
+fn experts_have_their_own_importance() {
+    let Some(models) = reference("models") else { return };
+    let path = models.join("mixtral/gguf/mixtral-F32.gguf");
+    if !path.exists() {
+        return skipped(&format!("{} is not unpacked: run unpack.sh of the reference folder", path.display()));
+    }
+    let name = "blk.1.ffn_up_exps.weight";
+    let (gguf, source) = (Gguf::open(&path).unwrap(), from_gguf::open(&path).unwrap());
+    let dims = gguf.tensor(name).unwrap().dims.clone();
+    let (cols, experts) = (dims[0] as usize, dims[2] as usize);
+    let mut imatrix = Imatrix::new(512);
+    let sums = |e: usize| (0..cols).map(|i| ((i * 37 + e * 101) % 97) as f32 + 0.5).collect::<Vec<_>>();
+    (0..experts).for_each(|e| imatrix.add(name, (e, experts), &sums(e), 4 + e as u64));
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.gguf");
+    let request = Request { file_type: Some(FileType::Q4_K_M), ..Request::default() };
+    let plan = plan(&source, Some(&imatrix), &request, &out).unwrap();
+    let cpu = Cpu::detect();
+    let (imatrix, allow_nonfinite) = (Some(&imatrix), false);
+    let job = Job { source: &source, plan: &plan, imatrix, cpu, threads: 3, resume: false, allow_nonfinite };
+    assert_eq!(job.run(&mut |_| true).unwrap(), Outcome::Done);
+
+    let written = Gguf::open(&out).unwrap();
+    let tensor = written.tensor(name).unwrap();
+    let floats: Vec<f32> =
+        gguf.data(gguf.tensor(name).unwrap()).as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+    let found = written.data(tensor);
+    let (floats, bytes) = (floats.chunks(floats.len() / experts), found.chunks(found.len() / experts));
+    let mut one_for_all = Vec::new();
+    for (e, (floats, found)) in floats.zip(bytes).enumerate() {
+        let means: Vec<f32> = sums(e).iter().map(|sum| sum / (4 + e) as f32).collect();
+        let mut wanted = vec![0; found.len()];
+        encode(cpu, tensor.dtype, floats, cols, Some(&means), &mut wanted);
+        assert!(found == wanted, "expert {e}");
+        let first: Vec<f32> = sums(0).iter().map(|sum| sum / 4.0).collect();
+        encode(cpu, tensor.dtype, floats, cols, Some(&first), &mut wanted);
+        one_for_all.push(found == wanted);
+    }
+    assert_eq!(one_for_all.iter().filter(|&&same| same).count(), 1, "the importance makes no difference");
 }
 
 #[test]

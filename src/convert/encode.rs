@@ -107,11 +107,15 @@ impl Encoder {
         let Some(importance) = importance else {
             return quantize::encode(self.cpu, dtype, floats, cols as usize, None, out);
         };
-        let out_bytes = out.len() / (floats.len() / cols as usize);
-        for (i, (row, out)) in floats.chunks_exact(cols as usize).zip(out.chunks_exact_mut(out_bytes)).enumerate() {
-            let expert = ((first + i as u64) / per_expert * cols) as usize;
-            let of_expert = &importance[expert..][..cols as usize];
-            quantize::encode(self.cpu, dtype, row, cols as usize, Some(of_expert), out);
+        let (mut floats, mut out, mut row) = (floats, out, first);
+        let row_bytes = out.len() / (floats.len() / cols as usize);
+        while !floats.is_empty() {
+            let rows = (per_expert - row % per_expert).min(floats.len() as u64 / cols);
+            let (some, rest) = floats.split_at((rows * cols) as usize);
+            let (bytes, behind) = out.split_at_mut(rows as usize * row_bytes);
+            let of_expert = &importance[(row / per_expert * cols) as usize..][..cols as usize];
+            quantize::encode(self.cpu, dtype, some, cols as usize, Some(of_expert), bytes);
+            (floats, out, row) = (rest, behind, row + rows);
         }
     }
 }
