@@ -59,15 +59,32 @@ impl Blocks<'_> {
         self.put::<S, 4>(s, at, v);
     }
 
-    /// Writes the bytes that `byte` makes, four at a time; `n` is a multiple of four.
+    /// Writes bytes, four at a time: their number is a multiple of four.
     #[inline(always)]
-    pub(super) fn bytes<S: Simd>(&mut self, s: S, at: usize, n: usize, byte: impl Fn(usize) -> S::I) {
-        for i in (0..n).step_by(4) {
-            let low = s.or(byte(i), s.shl(byte(i + 1), 8));
-            let high = s.or(s.shl(byte(i + 2), 16), s.shl(byte(i + 3), 24));
-            self.word(s, at + i, s.or(low, high));
+    pub(super) fn bytes<S: Simd>(&mut self, s: S, at: usize, bytes: &[S::I]) {
+        self.fields(s, at, bytes.len(), bytes, 0, 8);
+    }
+
+    /// Writes `n` bytes, each with as many fields of `width` bits as levels stand `n` apart: of each level the bits
+    /// from bit `from`. `n` is a multiple of four.
+    #[inline(always)]
+    pub(super) fn fields<S: Simd>(&mut self, s: S, at: usize, n: usize, levels: &[S::I], from: u32, width: u32) {
+        for j in (0..n).step_by(4) {
+            let mut word = s.splat_int(0);
+            for byte in 0..4 {
+                for (i, &level) in levels[j + byte..].iter().step_by(n).enumerate() {
+                    word = s.or(word, s.shl(bits(s, level, from, width), 8 * byte as u32 + i as u32 * width));
+                }
+            }
+            self.word(s, at + j, word);
         }
     }
+}
+
+/// Of an integer `width` bits from bit `from`.
+#[inline(always)]
+pub(super) fn bits<S: Simd>(s: S, x: S::I, from: u32, width: u32) -> S::I {
+    s.and(s.shr(x, from), s.splat_int((1 << width) - 1))
 }
 
 /// Encodes rows with a block in each lane.

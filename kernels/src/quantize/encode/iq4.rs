@@ -1,6 +1,6 @@
 //! IQ4_NL and IQ4_XS: a scale under which 32 floats lie near the 16 values of a table.
 
-use super::group::{Blocks, Encode, Group};
+use super::group::{Blocks, Encode, Group, bits};
 use super::k::{squares, weigh};
 use super::legacy::{nibbles, over};
 use super::search::{ZERO, extreme, level};
@@ -148,13 +148,13 @@ impl Encode<256> for BlockIQ4_XS {
             levels[i] = s.to_int(s.add(l, s.splat(32.0)));
             nibbles(s, &indices(s, &parts[i], s.mul(d, l)), 8 + 16 * i, out);
         }
-        let mut high = s.splat_int(0);
+        let (mut low, mut high) = (s.splat_int(0), s.splat_int(0));
         for (i, &level) in levels.iter().enumerate() {
-            high = s.or(high, s.shl(s.shr(level, 4), 2 * i as u32));
+            low = s.or(low, s.shl(bits(s, level, 0, 4), 4 * i as u32));
+            high = s.or(high, s.shl(bits(s, level, 4, 2), 2 * i as u32));
         }
         out.half(s, 0, s.f16_bits(d));
         out.half(s, 2, high);
-        let low = |i: usize| s.and(levels[i], s.splat_int(15));
-        out.bytes(s, 4, 4, |i| s.or(low(2 * i), s.shl(low(2 * i + 1), 4)));
+        out.word(s, 4, low);
     }
 }

@@ -3,7 +3,7 @@
 //! Each sub-block is searched by itself; the scales found become levels; then the floats get the levels that fit the
 //! scales as they will be read. Where such a scale is zero, those of the search stay.
 
-use super::group::{Blocks, Encode, Group};
+use super::group::{Blocks, Encode, Group, bits};
 use super::search::{self, Affine, Tries, affine, byte, each, level, nearest, positive, sum};
 use crate::block::{BlockQ2_K, BlockQ3_K, BlockQ4_K, BlockQ5_K, BlockQ6_K};
 use crate::float::simd::Simd;
@@ -157,21 +157,19 @@ fn eights<S: Simd>(
     let mut bytes = [zero; 12];
     for i in 0..4 {
         let (scale, min) = (scales.scales[i + 4], scales.mins[i + 4]);
-        let upper = |x| s.and(s.shl(s.shr(x, 4), 6), s.splat_int(0xff));
-        bytes[i] = s.or(scales.scales[i], upper(scale));
-        bytes[i + 4] = s.or(scales.mins[i], upper(min));
-        bytes[i + 8] = s.or(s.and(scale, s.splat_int(15)), s.shl(s.and(min, s.splat_int(15)), 4));
+        bytes[i] = s.or(scales.scales[i], s.shl(bits(s, scale, 4, 2), 6));
+        bytes[i + 4] = s.or(scales.mins[i], s.shl(bits(s, min, 4, 2), 6));
+        bytes[i + 8] = s.or(bits(s, scale, 0, 4), s.shl(bits(s, min, 0, 4), 4));
     }
-    out.bytes(s, 4, 12, |i| bytes[i]);
+    out.bytes(s, 4, &bytes);
     let (d, dmin) = (s.f16_value(scales.d), s.f16_value(scales.dmin));
     let mut levels = [[zero; 32]; 8];
     for (i, levels) in levels.iter_mut().enumerate() {
         let (scale, min) = if i < 4 {
-            (s.and(bytes[i], s.splat_int(63)), s.and(bytes[i + 4], s.splat_int(63)))
+            (bits(s, bytes[i], 0, 6), bits(s, bytes[i + 4], 0, 6))
         } else {
-            let upper = |x| s.shl(s.shr(x, 6), 4);
-            let low = bytes[i + 4];
-            (s.or(s.and(low, s.splat_int(15)), upper(bytes[i - 4])), s.or(s.shr(low, 4), upper(bytes[i])))
+            let (scale, min) = (bits(s, bytes[i + 4], 0, 4), bits(s, bytes[i + 4], 4, 4));
+            (s.or(scale, s.shl(bits(s, bytes[i - 4], 6, 2), 4)), s.or(min, s.shl(bits(s, bytes[i], 6, 2), 4)))
         };
         let (scale, min) = (s.mul(d, s.to_float(scale)), s.mul(dmin, s.to_float(min)));
         *levels = fit(s, &parts[i], &found[i], scale, min, top);
@@ -185,7 +183,7 @@ impl Encode<256> for BlockQ4_K {
         // Its scales under an importance are whole bytes, of which more than six bits spill over: ggml's own way.
         let levels = eights(s, group, 15.0, &PLAIN_4, 255.0, out);
         for (i, pair) in levels.as_chunks::<2>().0.iter().enumerate() {
-            out.bytes(s, 16 + 32 * i, 32, |j| s.or(pair[0][j], s.shl(pair[1][j], 4)));
+            out.fields(s, 16 + 32 * i, 32, pair.as_flattened(), 0, 4);
         }
     }
 }
@@ -194,16 +192,9 @@ impl Encode<256> for BlockQ5_K {
     #[inline(always)]
     fn encode<S: Simd>(s: S, group: &Group<'_, S, 256>, out: &mut Blocks<'_>) {
         let levels = eights(s, group, 31.0, &PLAIN_5, 63.0, out);
-        let mut fifths = [s.splat_int(0); 32];
-        for (i, levels) in levels.iter().enumerate() {
-            for (fifth, &level) in fifths.iter_mut().zip(levels) {
-                *fifth = s.or(*fifth, s.shl(s.shr(level, 4), i as u32));
-            }
-        }
-        out.bytes(s, 16, 32, |j| fifths[j]);
+        out.fields(s, 16, 32, levels.as_flattened(), 4, 1);
         for (i, pair) in levels.as_chunks::<2>().0.iter().enumerate() {
-            let low = |x| s.and(x, s.splat_int(15));
-            out.bytes(s, 48 + 32 * i, 32, |j| s.or(low(pair[0][j]), s.shl(low(pair[1][j]), 4)));
+            out.fields(s, 48 + 32 * i, 32, pair.as_flattened(), 0, 4);
         }
     }
 }
@@ -211,12 +202,8 @@ impl Encode<256> for BlockQ5_K {
 /// The low two bits of 256 levels: a byte of each half holds levels that are 32 apart.
 #[inline(always)]
 fn two_bits<S: Simd>(s: S, levels: &[[S::I; 16]; 16], at: usize, out: &mut Blocks<'_>) {
-    let levels = levels.as_flattened();
-    for (half, levels) in levels.as_chunks::<128>().0.iter().enumerate() {
-        out.bytes(s, at + 32 * half, 32, |j| {
-            let bits = |i: usize| s.shl(s.and(levels[j + 32 * i], s.splat_int(3)), 2 * i as u32);
-            s.or(s.or(bits(0), bits(1)), s.or(bits(2), bits(3)))
-        });
+    for (half, levels) in levels.as_flattened().as_chunks::<128>().0.iter().enumerate() {
+        out.fields(s, at + 32 * half, 32, levels, 0, 2);
     }
 }
 
@@ -255,7 +242,7 @@ impl Encode<256> for BlockQ2_K {
         for (byte, &min) in bytes.iter_mut().zip(&scales.mins) {
             *byte = s.or(*byte, s.and(s.shl(min, 4), s.splat_int(0xff)));
         }
-        out.bytes(s, 0, 16, |i| bytes[i]);
+        out.bytes(s, 0, &bytes);
         out.half(s, 80, scales.d);
         out.half(s, 82, scales.dmin);
         let (d, dmin) = (s.f16_value(scales.d), s.f16_value(scales.dmin));
@@ -271,15 +258,15 @@ impl Encode<256> for BlockQ2_K {
 
 /// The levels `0..2 * top` of a sub-block under the scale that will be read; where it is zero, those of `before`.
 #[inline(always)]
-fn fit_signed<S: Simd>(s: S, x: &[S::V; 16], scale: S::V, top: f32, before: impl Fn(usize) -> S::V) -> [S::I; 16] {
+fn fit_signed<S: Simd>(s: S, x: &[S::V; 16], scale: S::V, top: f32, before: &[S::V; 16]) -> [S::I; 16] {
     let nothing = s.equal(scale, s.splat(0.0));
     let mut levels = [s.splat(0.0); 16];
     for (to, &x) in levels.iter_mut().zip(x) {
         *to = s.add(level(s, s.div(x, scale), -top, top - 1.0), s.splat(top));
     }
     if s.any(nothing) {
-        for (i, to) in levels.iter_mut().enumerate() {
-            *to = s.select(nothing, before(i), *to);
+        for (to, &before) in levels.iter_mut().zip(before) {
+            *to = s.select(nothing, before, *to);
         }
     }
     each(&levels, s.splat_int(0), |l| s.to_int(l))
@@ -331,24 +318,14 @@ impl Encode<256> for BlockQ3_K {
         let mut levels = [[s.splat_int(0); 16]; 16];
         for (i, levels) in levels.iter_mut().enumerate() {
             let scale = s.mul(scale, s.sub(bytes[i], s.splat(32.0)));
-            *levels = fit_signed(s, &parts[i], scale, 4.0, |j| found[i][j]);
+            *levels = fit_signed(s, &parts[i], scale, 4.0, &found[i]);
         }
         // The third bits of levels that are 32 apart share a byte.
-        out.bytes(s, 0, 32, |j| {
-            let mut bits = s.splat_int(0);
-            for i in 0..8 {
-                bits = s.or(bits, s.shl(s.shr(levels.as_flattened()[j + 32 * i], 2), i as u32));
-            }
-            bits
-        });
+        out.fields(s, 0, 32, levels.as_flattened(), 2, 1);
         two_bits(s, &levels, 32, out);
         let bytes = each(&bytes, s.splat_int(0), |b| s.to_int(b));
-        let low = |i: usize| s.and(bytes[i], s.splat_int(15));
-        out.bytes(s, 96, 8, |i| s.or(low(i), s.shl(low(i + 8), 4)));
-        out.bytes(s, 104, 4, |i| {
-            let high = |j: usize| s.shl(s.shr(bytes[i + 4 * j], 4), 2 * j as u32);
-            s.or(s.or(high(0), high(1)), s.or(high(2), high(3)))
-        });
+        out.fields(s, 96, 8, &bytes, 0, 4);
+        out.fields(s, 104, 4, &bytes, 4, 2);
         out.half(s, 108, d);
     }
 }
@@ -383,19 +360,14 @@ impl Encode<256> for BlockQ6_K {
         for (i, levels) in levels.iter_mut().enumerate() {
             let level = s.min(s.splat(127.0), nearest(s, s.mul(inverse, scales[i])));
             scales[i] = s.select(none, zero, level);
-            let before = |j: usize| s.select(none, zero, found[i][j]);
-            *levels = fit_signed(s, &parts[i], s.mul(scale, scales[i]), 32.0, before);
+            let before = each(&found[i], zero, |l| s.select(none, zero, l));
+            *levels = fit_signed(s, &parts[i], s.mul(scale, scales[i]), 32.0, &before);
         }
-        let levels = levels.as_flattened();
-        for (half, levels) in levels.as_chunks::<128>().0.iter().enumerate() {
-            let low = |i: usize| s.and(levels[i], s.splat_int(15));
-            out.bytes(s, 64 * half, 64, |j| s.or(low(j), s.shl(low(j + 64), 4)));
-            out.bytes(s, 128 + 32 * half, 32, |j| {
-                let high = |i: usize| s.shl(s.shr(levels[j + 32 * i], 4), 2 * i as u32);
-                s.or(s.or(high(0), high(1)), s.or(high(2), high(3)))
-            });
+        for (half, levels) in levels.as_flattened().as_chunks::<128>().0.iter().enumerate() {
+            out.fields(s, 64 * half, 64, levels, 0, 4);
+            out.fields(s, 128 + 32 * half, 32, levels, 4, 2);
         }
-        out.bytes(s, 192, 16, |i| s.and(s.to_int(scales[i]), s.splat_int(0xff)));
+        out.bytes(s, 192, &each(&scales, s.splat_int(0), |scale| s.to_int(scale)));
         out.half(s, 208, d);
     }
 }

@@ -3,7 +3,7 @@
 //! Without an importance nothing is searched: the scale is that of the greatest float. Then the order of operations
 //! hardly matters, and Q8_0, which never searches, spreads a block over vectors.
 
-use super::group::{Blocks, Encode, Group};
+use super::group::{Blocks, Encode, Group, bits};
 use super::k::{WEIGHTED, weigh};
 use super::search::{affine, extreme, symmetric};
 use crate::block::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1};
@@ -73,18 +73,17 @@ fn above_minimum<S: Simd>(s: S, group: &Group<'_, S, 32>, top: f32) -> ([S::I; 3
 /// Nibbles: elements 16 apart share a byte.
 #[inline(always)]
 pub(super) fn nibbles<S: Simd>(s: S, levels: &[S::I; 32], at: usize, out: &mut Blocks<'_>) {
-    let low = |i: usize| s.and(levels[i], s.splat_int(15));
-    out.bytes(s, at, 16, |i| s.or(low(i), s.shl(low(i + 16), 4)));
+    out.fields(s, at, 16, levels, 0, 4);
 }
 
 /// The fifth bits, in the order of the elements.
 #[inline(always)]
 fn fifths<S: Simd>(s: S, levels: &[S::I; 32], at: usize, out: &mut Blocks<'_>) {
-    let mut bits = s.splat_int(0);
+    let mut fifths = s.splat_int(0);
     for (i, &level) in levels.iter().enumerate() {
-        bits = s.or(bits, s.shl(s.and(s.shr(level, 4), s.splat_int(1)), i as u32));
+        fifths = s.or(fifths, s.shl(bits(s, level, 4, 1), i as u32));
     }
-    out.word(s, at, bits);
+    out.word(s, at, fifths);
 }
 
 impl Encode<32> for BlockQ4_0 {

@@ -191,9 +191,9 @@ fn tally<S: Simd, const N: usize, const T: usize>(
         }
     }
     if s.any(s.not(small)) {
-        tally_by(s, x, weights, tried, levels, |v| level(s, v, 0.0, top))
+        tally_by(s, x, weights, top, false, tried, levels)
     } else {
-        tally_by(s, x, weights, tried, levels, |v| small_level(s, v, 0.0, top))
+        tally_by(s, x, weights, top, true, tried, levels)
     }
 }
 
@@ -202,16 +202,18 @@ fn tally_by<S: Simd, const N: usize, const T: usize>(
     s: S,
     x: &[[S::V; N]; T],
     weights: &[[S::V; N]; T],
+    top: f32,
+    small: bool,
     tried: &[Affine<S>; T],
     levels: &mut [[S::V; T]; N],
-    level: impl Fn(S::V) -> S::V,
 ) -> [[S::V; T]; 3] {
     let zero = s.splat(0.0);
     let (mut sum_l, mut sum_l2, mut sum_xl) = ([zero; T], [zero; T], [zero; T]);
     for i in 0..N {
         for t in 0..T {
             let x = x[t][i];
-            let l = level(s.mul(tried[t].inverse, s.sub(x, tried[t].low)));
+            let v = s.mul(tried[t].inverse, s.sub(x, tried[t].low));
+            let l = if small { small_level(s, v, 0.0, top) } else { level(s, v, 0.0, top) };
             let wl = s.mul(weights[t][i], l);
             levels[i][t] = l;
             sum_l[t] = s.add(sum_l[t], wl);
