@@ -7,7 +7,7 @@
 
 mod task;
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 
 use crate::acts::{ActKind, ActKinds, Acts};
 use crate::cpu::kernels::Columns;
@@ -20,6 +20,7 @@ pub struct Exec {
     cpu: Cpu,
     team: Team,
     scratch: Vec<UnsafeCell<Scratch>>, // one a thread
+    exact: Cell<bool>,
 }
 
 /// A product `out = x w^T`.
@@ -44,12 +45,25 @@ impl Exec {
     pub fn new(cpu: Cpu, threads: usize) -> Exec {
         let team = Team::new(threads);
         let scratch = (0..team.threads()).map(|_| UnsafeCell::new(Scratch::new())).collect();
-        Exec { cpu, team, scratch }
+        Exec { cpu, team, scratch, exact: Cell::new(false) }
     }
 
     /// The instruction set.
     pub fn cpu(&self) -> Cpu {
         self.cpu
+    }
+
+    /// From here on a product of several columns has the bits of products of each column alone, or is as fast as it can be.
+    ///
+    /// One column is streamed and several are unpacked, which add in another order. Exactly means: streamed, one column
+    /// after the other, while the rows are in the cache.
+    pub fn exactly(&self, yes: bool) {
+        self.exact.set(yes);
+    }
+
+    /// Whether [`Exec::exactly`] was said.
+    pub fn is_exact(&self) -> bool {
+        self.exact.get()
     }
 
     /// The threads.
@@ -185,8 +199,8 @@ impl Exec {
         size: &(dyn Fn(usize) -> (usize, usize) + Sync),
         part: &(dyn Fn(usize) -> Part<'a> + Sync),
     ) {
-        let call =
-            Call { cpu: self.cpu, kernels: self.cpu.kernels(), threads: self.team.threads(), x, parts, size, part };
+        let (kernels, threads, exact) = (self.cpu.kernels(), self.team.threads(), self.exact.get());
+        let call = Call { cpu: self.cpu, kernels, threads, exact, x, parts, size, part };
         let (tasks, sums) = call.tasks();
         for scratch in &self.scratch {
             // SAFETY: no loop is running: `Exec` is not `Sync`, and tasks have no `Exec`.

@@ -22,12 +22,23 @@ pub(crate) const STREAMS: usize = 4;
 /// How many bytes are asked for ahead of their use, of all streams together.
 const AHEAD: usize = 12 << 10;
 
-/// Computes the products of all rows, by `dots` of four rows, given where they begin. Where less than four are left,
-/// the last one is repeated, and what comes of it is dropped.
+/// Computes the products of all rows with one column, by `dots` of four rows, given where they begin.
 #[inline(always)]
 pub(crate) fn by_rows<const N: usize>(rows: Rows<'_>, out: &mut [f32], dots: impl Fn([*const u8; N]) -> [f32; N]) {
-    assert_eq!(rows.len(), out.len());
-    let each = match rows.len() / N {
+    by_rows_and_columns(rows, [out], |w| [dots(w)]);
+}
+
+/// Computes the products of all rows with `C` columns, `out[column][row]`, by `dots` of four rows, given where they begin.
+/// Where less than four are left, the last one is repeated, and what comes of it is dropped.
+#[inline(always)]
+pub(crate) fn by_rows_and_columns<const N: usize, const C: usize>(
+    rows: Rows<'_>,
+    out: [&mut [f32]; C],
+    dots: impl Fn([*const u8; N]) -> [[f32; N]; C],
+) {
+    let n = rows.len();
+    out.iter().for_each(|out| assert_eq!(n, out.len()));
+    let each = match n / N {
         // An odd number of rows: streams that are a power of two apart meet in the same banks of the memory (F16 of 4096
         // columns on Zen 5: 4 % slower).
         each if each > N && each.is_multiple_of(2) => each - 1,
@@ -35,12 +46,12 @@ pub(crate) fn by_rows<const N: usize>(rows: Rows<'_>, out: &mut [f32], dots: imp
     };
     for i in 0..each {
         let some = dots(std::array::from_fn(|r| rows.row(r * each + i).as_ptr()));
-        (0..N).for_each(|r| out[r * each + i] = some[r]);
+        (0..C).for_each(|c| (0..N).for_each(|r| out[c][r * each + i] = some[c][r]));
     }
-    for (i, rest) in out[each * N..].chunks_mut(N).enumerate() {
-        let (first, last) = (each * N + i * N, rest.len() - 1);
+    for first in (each * N..n).step_by(N) {
+        let last = N.min(n - first) - 1;
         let some = dots(std::array::from_fn(|r| rows.row(first + r.min(last)).as_ptr()));
-        rest.copy_from_slice(&some[..=last]);
+        (0..C).for_each(|c| out[c][first..=first + last].copy_from_slice(&some[c][..=last]));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::acts::{ActKind, Acts};
 use crate::buf::Buf;
-use crate::cpu::kernels::{Columns, Gemm, Gemv, Kernels, PANEL_ROWS, Panel, Rows, Span, TASK_ROWS};
+use crate::cpu::kernels::{Columns, FEW, Gemm, Gemv, GemvFew, Kernels, PANEL_ROWS, Panel, Rows, Span, TASK_ROWS};
 use crate::cpu::streams::ask;
 use crate::{Activation, Cpu, DType, Mat, float};
 
@@ -14,6 +14,8 @@ const BLOCK_COLUMNS: usize = 512;
 const MAX_CHUNK: usize = 512;
 /// Weights of a task of one column at most: two megabytes at four bits.
 const STREAM_WEIGHTS: usize = 1 << 22;
+/// Weights of a task of several columns that are computed as each alone: a hundred kilobytes or two at four to eight bits.
+const CACHED_WEIGHTS: usize = 1 << 18;
 /// Columns that are multiplied between two requests for memory: a multiple of the width of every tile.
 const ASK_COLUMNS: usize = 24;
 
@@ -56,6 +58,8 @@ pub(super) struct Call<'c, 'a> {
     pub cpu: Cpu,
     pub kernels: &'static Kernels,
     pub threads: usize,
+    /// Whether several columns are computed as each alone.
+    pub exact: bool,
     pub x: &'a Acts,
     pub parts: usize,
     /// Rows and columns of a part: what counting tasks needs, without looking at the matrix.
@@ -73,7 +77,12 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(rows: usize, columns: usize, k: usize, threads: usize) -> Cut {
+    fn new(rows: usize, columns: usize, k: usize, threads: usize, exact: bool) -> Cut {
+        if exact && columns > 1 {
+            // Few enough rows to stay in the cache for all columns.
+            let row_step = (CACHED_WEIGHTS / k.max(1)).min(rows / (threads * 4)).next_multiple_of(8).max(8);
+            return Cut { rows, columns, row_step, column_step: columns };
+        }
         if columns < GEMM_COLUMNS {
             // Several tasks a thread, so that one that was held up does not keep the others waiting; few and long
             // ones, as a task waits for what it reads first, and asks in vain at its end (tasks an eighth as long: a
@@ -103,7 +112,7 @@ impl Cut {
 impl<'a> Call<'_, 'a> {
     fn cut(&self, part: usize) -> Cut {
         let (rows, columns) = (self.size)(part);
-        Cut::new(rows, columns, self.x.k(), self.threads)
+        Cut::new(rows, columns, self.x.k(), self.threads, self.exact)
     }
 
     /// How many tasks there are, and the sums of the largest.
@@ -135,7 +144,7 @@ impl<'a> Call<'_, 'a> {
         let Scratch { sums, up, .. } = scratch;
         let (mut sums, mut ups) = (std::mem::replace(sums, Buf::new()), std::mem::replace(up, Buf::new()));
         // Chosen by the part, not by the task, so that the number of threads does not decide which kernel runs.
-        let one = cut.columns < GEMM_COLUMNS;
+        let one = self.exact || cut.columns < GEMM_COLUMNS;
         let stride = self.product(one, part.w, row, rows, columns, &mut sums, scratch);
         if let Some((up, act)) = part.up {
             let up_stride = self.product(one, up, row, rows, columns, &mut ups, scratch);
@@ -177,24 +186,49 @@ impl<'a> Call<'_, 'a> {
         let floats = (self.kernels.gemm)(DType::F32).filter(|_| !one && ActKind::of(dtype) == ActKind::F32);
         let w = Rows::new(w.data(), w.row_bytes()).slice(row, rows);
         match (gemv, gemm, floats) {
-            (Some(gemv), _, _) => self.one(gemv, w, columns.at(0), sums),
+            (Some(gemv), _, _) => self.streamed(gemv, (self.kernels.gemv_few)(dtype), w, columns, sums),
             (None, Some(gemm), _) => self.many(gemm, w, k, columns, sums, &mut scratch.panel),
             (None, None, Some(floats)) => self.many_decoded(floats, dtype, w, k, columns, sums, scratch),
             (None, None, None) => self.decoded(dtype, w, k, columns, sums, scratch),
         }
     }
 
-    fn one(&self, gemv: Gemv, w: Rows<'_>, column: usize, sums: &mut Buf<f32>) -> usize {
-        let out = &mut sums.at_least(w.len())[..w.len()];
-        // SAFETY: the instructions exist; rows and column have the same length.
-        unsafe {
-            match gemv {
-                Gemv::F32(f) => f(w, self.x.col_f32(column), out),
-                Gemv::Q8x32(f) => f(w, self.x.col32(column), out),
-                Gemv::Q8x256(f) => f(w, self.x.col256(column), out),
+    fn streamed(
+        &self,
+        gemv: Gemv,
+        few: Option<GemvFew>,
+        w: Rows<'_>,
+        columns: Columns<'_>,
+        sums: &mut Buf<f32>,
+    ) -> usize {
+        let rows = w.len();
+        let sums = &mut sums.at_least(columns.len() * rows)[..columns.len() * rows];
+        let mut done = 0;
+        for out in sums.chunks_exact_mut(FEW * rows) {
+            let Some(few) = few else { break };
+            let mut parts = out.chunks_exact_mut(rows);
+            let out: [&mut [f32]; FEW] = std::array::from_fn(|_| parts.next().expect("so many parts"));
+            // SAFETY: the instructions exist; rows and columns have the same length.
+            unsafe {
+                match few {
+                    GemvFew::Q8x32(f) => f(w, &std::array::from_fn(|c| self.x.col32(columns.at(done + c))), out),
+                    GemvFew::Q8x256(f) => f(w, &std::array::from_fn(|c| self.x.col256(columns.at(done + c))), out),
+                }
+            }
+            done += FEW;
+        }
+        for (j, out) in sums.chunks_exact_mut(rows).enumerate().skip(done) {
+            let column = columns.at(j);
+            // SAFETY: as above.
+            unsafe {
+                match gemv {
+                    Gemv::F32(f) => f(w, self.x.col_f32(column), out),
+                    Gemv::Q8x32(f) => f(w, self.x.col32(column), out),
+                    Gemv::Q8x256(f) => f(w, self.x.col256(column), out),
+                }
             }
         }
-        w.len()
+        rows
     }
 
     fn many(

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use crate::DType;
 use crate::block::F16Bytes;
-use crate::cpu::kernels::Gemv;
+use crate::cpu::kernels::{Gemv, GemvFew};
 
 pub(super) use floats::dot;
 
@@ -50,6 +50,26 @@ pub(super) fn kernel<const VNNI: bool>(dtype: DType) -> Option<Gemv> {
         DType::Q5_K => Gemv::Q8x256(blocks256::gemv::<BlockQ5_K, VNNI>),
         DType::Q6_K => Gemv::Q8x256(blocks256::gemv::<BlockQ6_K, VNNI>),
         DType::IQ4_XS => Gemv::Q8x256(blocks256::gemv::<BlockIQ4_XS, VNNI>),
+        _ => return None,
+    })
+}
+
+pub(super) fn few<const VNNI: bool>(dtype: DType) -> Option<GemvFew> {
+    use crate::block::*;
+    Some(match dtype {
+        DType::Q4_0 => GemvFew::Q8x32(blocks32::gemv_few::<BlockQ4_0, VNNI>),
+        DType::Q4_1 => GemvFew::Q8x32(blocks32::gemv_few::<BlockQ4_1, VNNI>),
+        DType::Q5_0 => GemvFew::Q8x32(blocks32::gemv_few::<BlockQ5_0, VNNI>),
+        DType::Q5_1 => GemvFew::Q8x32(blocks32::gemv_few::<BlockQ5_1, VNNI>),
+        DType::Q8_0 => GemvFew::Q8x32(blocks32::gemv_few::<BlockQ8_0, VNNI>),
+        DType::IQ4_NL => GemvFew::Q8x32(blocks32::gemv_few::<BlockIQ4_NL, VNNI>),
+        DType::MXFP4 => GemvFew::Q8x32(blocks32::gemv_few::<BlockMXFP4, VNNI>),
+        DType::Q2_K => GemvFew::Q8x256(blocks256::gemv_few::<BlockQ2_K, VNNI>),
+        DType::Q3_K => GemvFew::Q8x256(blocks256::gemv_few::<BlockQ3_K, VNNI>),
+        DType::Q4_K => GemvFew::Q8x256(blocks256::gemv_few::<BlockQ4_K, VNNI>),
+        DType::Q5_K => GemvFew::Q8x256(blocks256::gemv_few::<BlockQ5_K, VNNI>),
+        DType::Q6_K => GemvFew::Q8x256(blocks256::gemv_few::<BlockQ6_K, VNNI>),
+        DType::IQ4_XS => GemvFew::Q8x256(blocks256::gemv_few::<BlockIQ4_XS, VNNI>),
         _ => return None,
     })
 }

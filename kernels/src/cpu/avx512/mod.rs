@@ -17,6 +17,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     decode,
     dot: gemv::dot,
     gemv: gemv::kernel,
+    gemv_few: |_| None,
     gemm: gemm::kernel,
     int8_peak: Int8Peak { products: 16 * 64, rounds: int8_peak },
 };

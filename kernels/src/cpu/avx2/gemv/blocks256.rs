@@ -13,8 +13,8 @@ use super::{bits, first_of, heads, load, lookup, nibbles16, pairs, sum};
 use crate::acts::Col256;
 use crate::block::*;
 use crate::cpu::avx2::dpwssd;
-use crate::cpu::kernels::Rows;
-use crate::cpu::streams::{STREAMS, ahead, by_rows};
+use crate::cpu::kernels::{FEW, Rows};
+use crate::cpu::streams::{STREAMS, ahead, by_rows_and_columns};
 use crate::quantize::KVALUES_IQ4NL;
 
 /// What a block of 256 is to this loop.
@@ -202,75 +202,115 @@ static SPREAD32: Spread = spread(32);
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn gemv<B: Block256, const VNNI: bool>(rows: Rows<'_>, x: Col256<'_>, out: &mut [f32]) {
-    let n = x.d.len();
-    assert!(rows.row_bytes() == n * size_of::<B>() && x.q.len() == n * 256);
-    assert!(x.sum16.len() == n * 16 && x.sum32.len() == n * 8);
-    // SAFETY: rows and column have the same number of blocks.
-    by_rows(rows, out, |w| unsafe { dots::<B, VNNI>(w, x) });
+    // SAFETY: promised by the caller.
+    unsafe { columns::<B, VNNI, 1>(rows, &[x], [out]) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn gemv_few<B: Block256, const VNNI: bool>(
+    rows: Rows<'_>,
+    x: &[Col256<'_>; FEW],
+    out: [&mut [f32]; FEW],
+) {
+    // SAFETY: promised by the caller.
+    unsafe { columns::<B, VNNI, FEW>(rows, x, out) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<B: Block256, const VNNI: bool>(w: [*const u8; STREAMS], x: Col256<'_>) -> [f32; STREAMS] {
-    let mut f = [_mm256_setzero_ps(); STREAMS];
-    let mut below = [_mm256_setzero_ps(); STREAMS]; // as `Heads::mins`
+unsafe fn columns<B: Block256, const VNNI: bool, const C: usize>(
+    rows: Rows<'_>,
+    x: &[Col256<'_>; C],
+    out: [&mut [f32]; C],
+) {
+    let n = x[0].d.len();
+    assert!(rows.row_bytes() == n * size_of::<B>());
+    assert!(x.iter().all(|x| x.d.len() == n && x.q.len() == n * 256));
+    assert!(x.iter().all(|x| x.sum16.len() == n * 16 && x.sum32.len() == n * 8));
+    // SAFETY: rows and columns have the same number of blocks.
+    by_rows_and_columns(rows, out, |w| unsafe { dots::<B, VNNI, C>(w, x, n) });
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dots<B: Block256, const VNNI: bool, const C: usize>(
+    w: [*const u8; STREAMS],
+    x: &[Col256<'_>; C],
+    n: usize,
+) -> [[f32; STREAMS]; C] {
+    let zero = _mm256_setzero_ps();
+    let mut f = [[zero; STREAMS]; C];
+    let mut below = [[zero; STREAMS]; C]; // as `Heads::mins`
     let spread = if B::SUB == 16 { &SPREAD16 } else { &SPREAD32 };
-    for (b, d) in x.d.iter().enumerate() {
-        // SAFETY: block `b` of rows and column; `VNNI` is for machines that have it.
+    for b in 0..n {
+        // SAFETY: block `b` of rows and columns; `VNNI` is for machines that have it.
         unsafe {
-            let sums = if B::SUB == 16 {
-                _mm256_loadu_si256(x.sum16.as_ptr().add(b * 16).cast())
-            } else {
-                _mm256_broadcastsi128_si256(_mm_loadu_si128(x.sum32.as_ptr().add(b * 8).cast()))
-            };
             let rows = w.map(|w| &*w.cast::<B>().add(b));
-            let Heads { scales, mins, supers } = B::heads(rows);
-            let supers = _mm256_mul_ps(supers, _mm256_set1_ps(*d));
+            let Heads { scales, mins, supers: own } = B::heads(rows);
+            let (mut sums, mut supers) = ([_mm256_setzero_si256(); C], [own; C]);
+            for c in 0..C {
+                sums[c] = if B::SUB == 16 {
+                    _mm256_loadu_si256(x[c].sum16.as_ptr().add(b * 16).cast())
+                } else {
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128(x[c].sum32.as_ptr().add(b * 8).cast()))
+                };
+                supers[c] = _mm256_mul_ps(own, _mm256_set1_ps(*x[c].d.as_ptr().add(b)));
+            }
             each_stream!(|r| {
                 ahead(STREAMS, (&raw const *rows[r]).cast(), size_of::<B>());
                 let (first, second) = match B::SUB {
                     16 => (_mm256_permute4x64_epi64::<0x44>(scales[r]), _mm256_permute4x64_epi64::<0xee>(scales[r])),
                     _ => (scales[r], scales[r]),
                 };
-                let mut acc = _mm256_setzero_si256();
+                let mut acc = [_mm256_setzero_si256(); C];
                 for j in 0..8 {
-                    let a = _mm256_loadu_si256(x.q.as_ptr().add(b * 256 + 32 * j).cast());
+                    let q = rows[r].weights(j);
                     let scales = if j < 4 { first } else { second };
                     let scales = _mm256_shuffle_epi8(scales, _mm256_loadu_si256(spread.0[j].as_ptr().cast()));
-                    let dot = match B::SIGNED {
-                        true => pairs::<true>(rows[r].weights(j), a),
-                        false => pairs::<false>(rows[r].weights(j), a),
-                    };
-                    acc = match VNNI {
-                        true => dpwssd(acc, dot, scales),
-                        false => _mm256_add_epi32(acc, _mm256_madd_epi16(dot, scales)),
-                    };
+                    for c in 0..C {
+                        let a = _mm256_loadu_si256(x[c].q.as_ptr().add(b * 256 + 32 * j).cast());
+                        let dot = match B::SIGNED {
+                            true => pairs::<true>(q, a),
+                            false => pairs::<false>(q, a),
+                        };
+                        acc[c] = match VNNI {
+                            true => dpwssd(acc[c], dot, scales),
+                            false => _mm256_add_epi32(acc[c], _mm256_madd_epi16(dot, scales)),
+                        };
+                    }
                 }
-                if let Some(offset @ 1..) = B::OFFSET {
-                    let by = _mm256_set1_epi32(offset.trailing_zeros() as i32);
-                    acc = _mm256_sub_epi32(acc, _mm256_sllv_epi32(_mm256_madd_epi16(scales[r], sums), by));
+                for c in 0..C {
+                    if let Some(offset @ 1..) = B::OFFSET {
+                        let by = _mm256_set1_epi32(offset.trailing_zeros() as i32);
+                        let under = _mm256_sllv_epi32(_mm256_madd_epi16(scales[r], sums[c]), by);
+                        acc[c] = _mm256_sub_epi32(acc[c], under);
+                    }
+                    f[c][r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[c]), first_of(r, supers[c]), f[c][r]);
                 }
-                f[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), first_of(r, supers), f[r]);
             });
-            if B::OFFSET.is_none() {
+            for c in 0..if B::OFFSET.is_none() { C } else { 0 } {
+                let supers = supers[c];
                 let of = |a: i32, b: i32| _mm256_permutevar8x32_ps(supers, _mm256_set_epi32(b, b, b, b, a, a, a, a));
                 let factors = match B::SUB {
                     16 => [of(1, 1), of(3, 3), of(5, 5), of(7, 7)],
-                    _ => [of(1, 3), of(5, 7), _mm256_setzero_ps(), _mm256_setzero_ps()],
+                    _ => [of(1, 3), of(5, 7), zero, zero],
                 };
                 for i in 0..if B::SUB == 16 { STREAMS } else { STREAMS / 2 } {
-                    let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(mins[i], sums));
-                    below[i] = _mm256_fmadd_ps(sum, factors[i], below[i]);
+                    let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(mins[i], sums[c]));
+                    below[c][i] = _mm256_fmadd_ps(sum, factors[i], below[c][i]);
                 }
             }
         }
     }
-    if B::SUB == 32 {
-        // At the same place for every row: a sum does not depend on which of the four a row is.
-        let half = |v: __m128| _mm256_zextps128_ps256(v);
-        let [a, b, ..] = below;
-        let (low, high) = (|v| half(_mm256_castps256_ps128(v)), |v| half(_mm256_extractf128_ps::<1>(v)));
-        below = [low(a), high(a), low(b), high(b)];
-    }
-    std::array::from_fn(|r| sum(_mm256_sub_ps(f[r], below[r])))
+    std::array::from_fn(|c| {
+        let mut below = below[c];
+        if B::SUB == 32 {
+            // At the same place for every row: a sum does not depend on which of the four a row is.
+            let half = |v: __m128| _mm256_zextps128_ps256(v);
+            let [a, b, ..] = below;
+            let (low, high) = (|v| half(_mm256_castps256_ps128(v)), |v| half(_mm256_extractf128_ps::<1>(v)));
+            below = [low(a), high(a), low(b), high(b)];
+        }
+        std::array::from_fn(|r| sum(_mm256_sub_ps(f[c][r], below[r])))
+    })
 }

@@ -8,8 +8,8 @@ use super::{first_of, heads, load, lookup, nibbles16, pairs, sum};
 use crate::acts::Col32;
 use crate::block::*;
 use crate::cpu::avx2::dpbusd;
-use crate::cpu::kernels::Rows;
-use crate::cpu::streams::{STREAMS, ahead, by_rows};
+use crate::cpu::kernels::{FEW, Rows};
+use crate::cpu::streams::{STREAMS, ahead, by_rows_and_columns};
 use crate::quantize::{KVALUES_FP4, KVALUES_IQ4NL, e8m0_half_to_f32};
 
 /// What a block of 32 is to this loop.
@@ -73,55 +73,89 @@ block32! {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn gemv<B: Block32, const VNNI: bool>(rows: Rows<'_>, x: Col32<'_>, out: &mut [f32]) {
-    let n = x.d.len();
-    assert!(rows.row_bytes() == n * size_of::<B>() && x.q.len() == n * 32 && x.ds.len() == n);
-    // SAFETY: rows and column have the same number of blocks.
-    by_rows(rows, out, |w| unsafe { dots::<B, VNNI>(w, x) });
+    // SAFETY: promised by the caller.
+    unsafe { columns::<B, VNNI, 1>(rows, &[x], [out]) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn gemv_few<B: Block32, const VNNI: bool>(
+    rows: Rows<'_>,
+    x: &[Col32<'_>; FEW],
+    out: [&mut [f32]; FEW],
+) {
+    // SAFETY: promised by the caller.
+    unsafe { columns::<B, VNNI, FEW>(rows, x, out) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<B: Block32, const VNNI: bool>(w: [*const u8; STREAMS], x: Col32<'_>) -> [f32; STREAMS] {
+unsafe fn columns<B: Block32, const VNNI: bool, const C: usize>(
+    rows: Rows<'_>,
+    x: &[Col32<'_>; C],
+    out: [&mut [f32]; C],
+) {
+    let n = x[0].d.len();
+    assert!(rows.row_bytes() == n * size_of::<B>());
+    assert!(x.iter().all(|x| x.d.len() == n && x.q.len() == n * 32 && x.ds.len() == n));
+    // SAFETY: rows and columns have the same number of blocks.
+    by_rows_and_columns(rows, out, |w| unsafe { dots::<B, VNNI, C>(w, x, n) });
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dots<B: Block32, const VNNI: bool, const C: usize>(
+    w: [*const u8; STREAMS],
+    x: &[Col32<'_>; C],
+    n: usize,
+) -> [[f32; STREAMS]; C] {
     let (ones, zero) = (_mm256_set1_epi16(1), _mm256_setzero_si256());
-    let mut f = [_mm256_setzero_ps(); STREAMS];
-    let mut mins = _mm256_setzero_ps(); // of row r in lane 2 r + 1
+    let mut f = [[_mm256_setzero_ps(); STREAMS]; C];
+    let mut mins = [_mm256_setzero_ps(); C]; // of row r in lane 2 r + 1
     // `vpdpbusd` takes unsigned bytes: signed ones are raised by 128.
     let (raise, offset) = match (VNNI && B::SIGNED, B::OFFSET) {
         (true, _) => (_mm256_set1_epi8(-128), 128),
         (false, offset) => (zero, offset.unwrap_or(0)),
     };
     let offsets = _mm256_set1_epi8(offset as i8);
-    for (b, (&d, &ds)) in x.d.iter().zip(x.ds).enumerate() {
-        // SAFETY: block `b` of rows and column; `VNNI` is for machines that have it.
+    for b in 0..n {
+        // SAFETY: block `b` of rows and columns; `VNNI` is for machines that have it.
         unsafe {
-            let a = _mm256_loadu_si256(x.q.as_ptr().add(b * 32).cast());
-            // Minus the offset times the activations, lane by lane.
-            let below = match (offset, VNNI) {
-                (0, _) => zero,
-                (_, true) => _mm256_sub_epi32(zero, dpbusd(zero, offsets, a)),
-                (_, false) => _mm256_sub_epi16(zero, _mm256_maddubs_epi16(offsets, a)),
-            };
             let rows = w.map(|w| &*w.cast::<B>().add(b));
-            let factors =
-                _mm256_castpd_ps(_mm256_set1_pd(f64::from_bits(d.to_bits() as u64 | (ds.to_bits() as u64) << 32)));
-            let heads = _mm256_mul_ps(B::heads(rows), factors);
-            if B::OFFSET.is_none() {
-                mins = _mm256_add_ps(mins, heads);
+            let own = B::heads(rows);
+            let (mut a, mut below, mut heads) = ([zero; C], [zero; C], [own; C]);
+            for c in 0..C {
+                a[c] = _mm256_loadu_si256(x[c].q.as_ptr().add(b * 32).cast());
+                // Minus the offset times the activations, lane by lane.
+                below[c] = match (offset, VNNI) {
+                    (0, _) => zero,
+                    (_, true) => _mm256_sub_epi32(zero, dpbusd(zero, offsets, a[c])),
+                    (_, false) => _mm256_sub_epi16(zero, _mm256_maddubs_epi16(offsets, a[c])),
+                };
+                let (d, ds) = (*x[c].d.as_ptr().add(b), *x[c].ds.as_ptr().add(b));
+                let factors = f64::from_bits(d.to_bits() as u64 | (ds.to_bits() as u64) << 32);
+                heads[c] = _mm256_mul_ps(own, _mm256_castpd_ps(_mm256_set1_pd(factors)));
+                if B::OFFSET.is_none() {
+                    mins[c] = _mm256_add_ps(mins[c], heads[c]);
+                }
             }
             each_stream!(|r| {
                 ahead(STREAMS, (&raw const *rows[r]).cast(), size_of::<B>());
                 let q = rows[r].weights();
-                let dot = match (VNNI, B::SIGNED) {
-                    (true, _) => dpbusd(below, _mm256_xor_si256(q, raise), a),
-                    (false, true) => _mm256_madd_epi16(pairs::<true>(q, a), ones),
-                    (false, false) => _mm256_madd_epi16(_mm256_add_epi16(pairs::<false>(q, a), below), ones),
-                };
-                f[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), first_of(r, heads), f[r]);
+                for c in 0..C {
+                    let dot = match (VNNI, B::SIGNED) {
+                        (true, _) => dpbusd(below[c], _mm256_xor_si256(q, raise), a[c]),
+                        (false, true) => _mm256_madd_epi16(pairs::<true>(q, a[c]), ones),
+                        (false, false) => _mm256_madd_epi16(_mm256_add_epi16(pairs::<false>(q, a[c]), below[c]), ones),
+                    };
+                    f[c][r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), first_of(r, heads[c]), f[c][r]);
+                }
             });
         }
     }
-    let mut each = [0.0; 8];
-    // SAFETY: eight floats.
-    unsafe { _mm256_storeu_ps(each.as_mut_ptr(), mins) };
-    std::array::from_fn(|r| sum(f[r]) + if B::OFFSET.is_none() { each[2 * r + 1] } else { 0.0 })
+    std::array::from_fn(|c| {
+        let mut each = [0.0; 8];
+        // SAFETY: eight floats.
+        unsafe { _mm256_storeu_ps(each.as_mut_ptr(), mins[c]) };
+        std::array::from_fn(|r| sum(f[c][r]) + if B::OFFSET.is_none() { each[2 * r + 1] } else { 0.0 })
+    })
 }
