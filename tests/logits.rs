@@ -162,6 +162,45 @@ fn a_batch_agrees_with_single_tokens() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
+/// What speculation rests on: several tokens in one exact batch have the bits that they have one by one, in the logits and
+/// in the cache, for every file, cache and kernel set.
+#[test]
+fn an_exact_batch_has_the_bits_of_single_tokens() {
+    for name in ["mixtral", "llama31", "gemma3"] {
+        let Some(golden) = golden(name) else { return };
+        for (quant, path) in &golden.files {
+            let gguf = Gguf::open(path).unwrap();
+            let model = Model::load(&gguf).unwrap();
+            for cpu in Cpu::all() {
+                for kv in [KvType::F16, KvType::Q8_0, KvType::F32] {
+                    let options = EngineOptions {
+                        n_ctx: golden.prompt.len(),
+                        n_ubatch: 512,
+                        n_seqs: 1,
+                        threads: 2,
+                        kv: KvTypes { k: kv, v: kv },
+                        cpu,
+                    };
+                    let run = |sizes: &[usize]| {
+                        let mut engine = Engine::new(&model, &options);
+                        let mut session = Session::new(&mut engine, SeqId(0));
+                        let (mut all, mut at) = (Vec::new(), 0);
+                        for n in sizes {
+                            all.extend_from_slice(session.feed_exact(&golden.prompt[at..at + n]).unwrap());
+                            at += n;
+                        }
+                        all
+                    };
+                    let single = run(&[1; 34]);
+                    let several = run(&[2, 3, 8, 16, 5]);
+                    let same = single.iter().zip(&several).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same && single.len() == several.len(), "{name} {quant} {} {kv:?}", cpu.name());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn every_kernel_set_agrees_with_the_scalar_one() {
     let mut failures = Vec::new();

@@ -28,6 +28,17 @@ impl Engine<'_> {
         self.step(batch, Some(observer))
     }
 
+    /// [`Engine::forward`], with the bits that a batch of each token alone would give.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_exact(&mut self, batch: &[BatchToken]) -> Result<&[f32], Error> {
+        self.exec.exactly(true);
+        let done = self.step(batch, None).map(|_| ());
+        self.exec.exactly(false);
+        done.map(|()| self.logits())
+    }
+
     fn step(&mut self, batch: &[BatchToken], mut observer: Option<&mut dyn Observer>) -> Result<&[f32], Error> {
         self.plan_batch(batch)?;
         let Engine { model, exec, kv, buffers, .. } = self;
@@ -213,29 +224,34 @@ impl Step<'_> {
             store(&mut cache.k, types.k, k, k_len, a.head_dim);
             store(&mut cache.v, types.v, v, v_len, a.v_dim);
             let out_len = a.n_heads * a.v_dim;
-            ostro_kernels::attend(
-                cpu,
-                exec.team(),
-                &mut b.attend,
-                Attend {
-                    q: &q[run.first * q_len..(run.first + run.n) * q_len],
-                    k: &cache.k,
-                    v: &cache.v,
-                    k_type: types.k,
-                    v_type: types.v,
-                    capacity: n_ctx,
-                    n: run.n,
-                    first_pos: run.pos,
-                    n_heads: a.n_heads,
-                    n_kv_heads: a.n_kv_heads,
-                    head_dim: a.head_dim,
-                    v_dim: a.v_dim,
-                    window: a.window,
-                    scale: a.scale,
-                    softcap: a.softcap,
-                    out: &mut b.att[run.first * out_len..(run.first + run.n) * out_len],
-                },
-            );
+            // Several queries together are computed in another way than one.
+            let together = if exec.is_exact() { 1 } else { run.n };
+            for i in (0..run.n).step_by(together) {
+                let first = run.first + i;
+                ostro_kernels::attend(
+                    cpu,
+                    exec.team(),
+                    &mut b.attend,
+                    Attend {
+                        q: &q[first * q_len..(first + together) * q_len],
+                        k: &cache.k,
+                        v: &cache.v,
+                        k_type: types.k,
+                        v_type: types.v,
+                        capacity: n_ctx,
+                        n: together,
+                        first_pos: run.pos + i,
+                        n_heads: a.n_heads,
+                        n_kv_heads: a.n_kv_heads,
+                        head_dim: a.head_dim,
+                        v_dim: a.v_dim,
+                        window: a.window,
+                        scale: a.scale,
+                        softcap: a.softcap,
+                        out: &mut b.att[first * out_len..(first + together) * out_len],
+                    },
+                );
+            }
         }
     }
 

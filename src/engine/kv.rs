@@ -4,8 +4,10 @@
 //! whole and becomes real as positions are written.
 
 use super::SeqId;
+use crate::model::rope::Rope;
 use crate::model::{Mixer, ModelSpec};
-use ostro_kernels::KvType;
+use ostro_kernels::{Exec, KvType, float};
+use std::ops::Range;
 
 /// The types of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +103,78 @@ impl KvCache {
         self.seqs[seq.0].len = len;
     }
 
+    pub fn layer(&self, seq: SeqId, layer: usize) -> &LayerKv {
+        &self.seqs[seq.0].layers[layer]
+    }
+
+    /// Forgets the positions `gone` and moves the later ones down. A key at position p was turned by the angle of p, so it
+    /// is turned back by the angle of as many positions as it moves.
+    pub fn remove(&mut self, spec: &ModelSpec, ropes: &[Rope], exec: &Exec, seq: SeqId, gone: Range<usize>) {
+        let (types, n_ctx, cpu) = (self.types, self.n_ctx, exec.cpu());
+        let Seq { len, layers } = &mut self.seqs[seq.0];
+        let held = *len;
+        let kept = gone.start..held - gone.len();
+        let angles: Vec<_> = ropes.iter().map(|rope| rope.back(gone.len() as u32)).collect();
+        for (layer, cache) in spec.layers.iter().zip(layers) {
+            let Mixer::Gqa(a) = &layer.mixer;
+            let (cos, sin) = &angles[a.rope];
+            let pairs = spec.ropes[a.rope].pairs;
+            let key = types.k.row_bytes(a.head_dim);
+            exec.rows(&mut cache.k, n_ctx * key, |_, head| {
+                head.copy_within(gone.end * key..held * key, gone.start * key);
+                let mut row = vec![0.0; a.head_dim];
+                for key in head[kept.start * key..kept.end * key].chunks_exact_mut(key) {
+                    types.k.load(cpu, key, &mut row);
+                    float::rope(cpu, &mut row, a.head_dim, cos, sin, pairs);
+                    types.k.store(cpu, &row, key);
+                }
+            });
+            let value = types.v.row_bytes(a.v_dim);
+            exec.rows(&mut cache.v, n_ctx * value, |_, head| {
+                head.copy_within(gone.end * value..held * value, gone.start * value);
+            });
+        }
+        *len = kept.end;
+    }
+
     pub fn layer_mut(&mut self, seq: SeqId, layer: usize) -> &mut LayerKv {
         &mut self.seqs[seq.0].layers[layer]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{RopeScaling, RopeSpec};
+    use ostro_kernels::{Cpu, float::Pairs};
+
+    /// A key turned to position 9 and moved down by 4 is the key turned to position 5, for every type of cache, pairing and
+    /// scaling, on every instruction set.
+    #[test]
+    fn a_key_that_moves_is_the_key_of_its_new_position() {
+        let head_dim = 32;
+        let yarn = RopeScaling::Yarn { factor: 4.0, original: 64, beta_fast: 32.0, beta_slow: 1.0, attn_factor: 1.0 };
+        let factors: Vec<f32> = (0..12).map(|i| 1.0 + i as f32 * 0.5).collect();
+        for cpu in Cpu::all() {
+            for (pairs, scaling) in [(Pairs::Adjacent, RopeScaling::None), (Pairs::Halves, yarn)] {
+                // Part of the head is not turned.
+                let spec = RopeSpec { dim: 24, pairs, base: 100.0, scaling, factors: true };
+                let rope = Rope::new(&spec, Some(&factors));
+                let key: Vec<f32> = (0..head_dim).map(|i| (i as f32 * 1.7).sin()).collect();
+                let at = |position: u32| {
+                    let (mut cos, mut sin) = (vec![0.0; 12], vec![0.0; 12]);
+                    rope.fill(position, &mut cos, &mut sin);
+                    let mut key = key.clone();
+                    float::rope(cpu, &mut key, head_dim, &cos, &sin, pairs);
+                    key
+                };
+                let mut moved = at(9);
+                let (cos, sin) = rope.back(4);
+                float::rope(cpu, &mut moved, head_dim, &cos, &sin, pairs);
+                for (found, want) in moved.iter().zip(at(5)) {
+                    assert!((found - want).abs() < 1e-5, "{} {pairs:?}: {found}, expected {want}", cpu.name());
+                }
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ mod kv;
 mod moe;
 mod observer;
 mod session;
+mod state;
 mod weights;
 
 pub use batch::{BatchToken, SeqId};
@@ -22,6 +23,7 @@ use crate::model;
 use buffers::Buffers;
 use kv::KvCache;
 use ostro_kernels::{Cpu, Exec};
+use std::ops::Range;
 
 /// How an [`Engine`] is set up.
 #[derive(Clone, Debug)]
@@ -55,6 +57,14 @@ pub enum Error {
         /// Positions that the cache has.
         n_ctx: usize,
     },
+
+    /// A saved cache of another kind than the session's.
+    #[error("{0}")]
+    StateDiffers(String),
+
+    /// A saved cache that cannot be read.
+    #[error(transparent)]
+    State(#[from] std::io::Error),
 
     /// A token that the model has no embedding for.
     #[error("token {token}: found in the input, the model has tokens 0 to {}", n_vocab - 1)]
@@ -122,6 +132,11 @@ impl<'m> Engine<'m> {
         self.n_ubatch
     }
 
+    /// The types of the cache.
+    pub fn kv_types(&self) -> KvTypes {
+        self.kv.types()
+    }
+
     /// Positions that a sequence holds.
     pub fn seq_len(&self, seq: SeqId) -> usize {
         self.kv.len(seq)
@@ -130,5 +145,16 @@ impl<'m> Engine<'m> {
     /// Forgets the positions of a sequence from `len` on.
     pub fn truncate(&mut self, seq: SeqId, len: usize) {
         self.kv.truncate(seq, len);
+    }
+
+    /// Forgets the positions `range` of a sequence and moves the later ones down: their keys turn back by as many
+    /// positions. What they hold still knows what was forgotten, but for the first layer's, which depends on nothing before.
+    ///
+    /// # Panics
+    /// When `range` is not within what the sequence holds.
+    pub fn remove(&mut self, seq: SeqId, range: Range<usize>) {
+        let held = self.kv.len(seq);
+        assert!(range.start <= range.end && range.end <= held, "positions {range:?} of {held}");
+        self.kv.remove(&self.model.spec, &self.model.ropes, &self.exec, seq, range);
     }
 }

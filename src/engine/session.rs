@@ -1,6 +1,7 @@
 //! A session: one sequence of an engine, fed token by token or in batches.
 
 use super::{BatchToken, Engine, Error, SeqId};
+use std::ops::Range;
 
 /// One sequence of an engine. The tokens fed so far are kept, so that a caller can see what the cache holds.
 pub struct Session<'e, 'm> {
@@ -18,6 +19,9 @@ impl<'e, 'm> Session<'e, 'm> {
         Session { engine, seq, tokens: Vec::with_capacity(n_ctx.min(1 << 20)), batch: Vec::with_capacity(n_ubatch) }
     }
 
+    /// Tokens that [`Session::feed_exact`] takes at most.
+    pub const EXACT: usize = 16;
+
     /// The tokens that the cache holds.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -32,6 +36,29 @@ impl<'e, 'm> Session<'e, 'm> {
     pub fn truncate(&mut self, len: usize) {
         self.engine.truncate(self.seq, len);
         self.tokens.truncate(len);
+    }
+
+    /// Forgets the tokens `range` and moves the later ones down; see [`Engine::remove`].
+    ///
+    /// # Panics
+    /// When `range` is not within what is held.
+    pub fn remove(&mut self, range: Range<usize>) {
+        self.engine.remove(self.seq, range.clone());
+        self.tokens.drain(range);
+    }
+
+    /// The sequence that it drives.
+    pub(super) fn seq(&self) -> SeqId {
+        self.seq
+    }
+
+    pub(super) fn engine_mut(&mut self) -> &mut Engine<'m> {
+        self.engine
+    }
+
+    pub(super) fn set_tokens(&mut self, tokens: Vec<u32>) {
+        self.tokens.clear();
+        self.tokens.extend(tokens);
     }
 
     /// Positions left.
@@ -77,6 +104,22 @@ impl<'e, 'm> Session<'e, 'm> {
             take(self.step(part, |_| true)?)?;
         }
         Ok(())
+    }
+
+    /// Appends at most [`Session::EXACT`] tokens in one pass over the weights and gives the logits of every one,
+    /// `[n, n_vocab]`. Logits and cache have the very bits that feeding the tokens one by one would have given.
+    ///
+    /// # Errors
+    /// As [`Session::feed`], and more tokens than that.
+    pub fn feed_exact(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
+        self.check(tokens)?;
+        let (seq, first) = (self.seq, self.tokens.len());
+        self.batch.clear();
+        let batch = tokens.iter().enumerate();
+        self.batch.extend(batch.map(|(i, &token)| BatchToken { token, seq, pos: first + i, logits: true }));
+        let logits = self.engine.forward_exact(&self.batch)?;
+        self.tokens.extend_from_slice(tokens);
+        Ok(logits)
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), Error> {

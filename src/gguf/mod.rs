@@ -39,6 +39,10 @@ pub struct Gguf {
     warnings: Vec<String>,
 }
 
+/// Pieces of a tensor that [`Gguf::fingerprint`] looks at, and bytes of a piece.
+const PIECES: usize = 8;
+const PIECE: usize = 256;
+
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
@@ -112,6 +116,26 @@ impl Gguf {
     /// The path of the file, or of the first part.
     pub fn path(&self) -> &Path {
         &self.files[0].path
+    }
+
+    /// Tells the model from others: a hash of the headers, the sizes of the files and some pieces of each tensor. Two
+    /// fine-tunes of one model differ in it, though their headers are the same; what differs in a few weights may not.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        for (i, file) in self.files.iter().enumerate() {
+            let bytes = file.all();
+            let data = self.tensors.iter().filter(|t| t.file == i).map(|t| t.offset as usize).min();
+            hash.update(&bytes[..data.unwrap_or(bytes.len()).min(bytes.len())]);
+            hash.update(&(bytes.len() as u64).to_le_bytes());
+        }
+        for tensor in &self.tensors {
+            let bytes = self.data(tensor);
+            for i in 0..PIECES {
+                let at = bytes.len() * i / PIECES;
+                hash.update(&bytes[at..bytes.len().min(at + PIECE)]);
+            }
+        }
+        hash.digest()
     }
 
     /// The format's version: 2 or 3.

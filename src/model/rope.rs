@@ -65,6 +65,18 @@ impl Rope {
     }
 }
 
+impl Rope {
+    /// Cosines and sines that turn back what was turned by [`Rope::fill`] at some position to what it would be `by`
+    /// positions before: the angle alone, as the magnitude is there already.
+    pub fn back(&self, by: u32) -> (Vec<f32>, Vec<f32>) {
+        let (mut cos, mut sin) = (vec![0.0; self.pairs()], vec![0.0; self.pairs()]);
+        self.fill(by, &mut cos, &mut sin);
+        cos.iter_mut().for_each(|c| *c /= self.magnitude);
+        sin.iter_mut().for_each(|s| *s /= -self.magnitude);
+        (cos, sin)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
