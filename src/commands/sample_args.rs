@@ -1,84 +1,92 @@
-//! The flags of the sampling chain, with llama.cpp's names and defaults.
+//! The flags of the sampling chain: one for each row of [`PARAMETERS`].
 
 use crate::registry::Sampling;
-use crate::sample::SampleOptions;
-use clap::Args;
-use std::hash::{BuildHasher, RandomState};
+use crate::sample::{PARAMETERS, Parameter, SampleOptions};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 /// How tokens are drawn.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Sampling")]
+#[derive(Debug)]
 pub struct SampleArgs {
-    /// Seed of the draw; -1 takes a random one
-    #[arg(short = 's', long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
-    seed: i64,
-
-    /// Temperature; 0 takes the best token [default: 0.8]
-    #[arg(long, visible_alias = "temperature", value_name = "T", value_parser = finite, allow_negative_numbers = true)]
-    temp: Option<f32>,
-
-    /// Keep so many best tokens; 0 keeps all [default: 40]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    top_k: Option<i64>,
-
-    /// Keep the best tokens of this probability in all; 1 keeps all [default: 0.95]
-    #[arg(long, value_name = "P", value_parser = finite)]
-    top_p: Option<f32>,
-
-    /// Keep tokens of at least this share of the best one's probability; 0 keeps all [default: 0.05]
-    #[arg(long, value_name = "P", value_parser = finite)]
-    min_p: Option<f32>,
-
-    /// Tokens that the penalties look back on; 0 none, -1 all
-    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
-    repeat_last_n: i64,
-
-    /// Divide the logits of repeated tokens; 1 is off [default: 1]
-    #[arg(long, value_name = "X", value_parser = above_0)]
-    repeat_penalty: Option<f32>,
-
-    /// Subtract from the logits of repeated tokens
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = finite, allow_negative_numbers = true)]
-    presence_penalty: f32,
-
-    /// Subtract from the logits of repeated tokens, for each time
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = finite, allow_negative_numbers = true)]
-    frequency_penalty: f32,
-
-    /// Go on when the model says that it is done
-    #[arg(long)]
+    /// What was given, in the order of the table.
+    given: Vec<(&'static str, Vec<String>)>,
+    /// Go on when the model says that it is done.
     pub ignore_eos: bool,
 }
 
-fn finite(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|v: &f32| v.is_finite()).ok_or_else(|| "expected a number".into())
+const IGNORE_EOS: &str = "ignore_eos";
+
+fn flag(parameter: &'static Parameter) -> Arg {
+    let default = SampleOptions::default();
+    let value = parameter.get(&default);
+    let default = if value.is_empty() { String::new() } else { format!(" [default: {value}]") };
+    let arg = Arg::new(parameter.name)
+        .long(parameter.name)
+        .value_name(parameter.value)
+        .help(format!("{}{default}", parameter.help))
+        .help_heading("Sampling")
+        .visible_aliases(parameter.aliases)
+        .allow_hyphen_values(true)
+        .action(if parameter.many { ArgAction::Append } else { ArgAction::Set })
+        .value_parser(move |text: &str| {
+            let checked = parameter.set(&mut SampleOptions::default(), text);
+            checked.map(|()| text.to_owned()).map_err(|e| e.to_string())
+        });
+    match parameter.short {
+        Some(letter) => arg.short(letter),
+        None => arg,
+    }
 }
 
-fn above_0(text: &str) -> Result<f32, String> {
-    finite(text).ok().filter(|&v| v > 0.0).ok_or_else(|| "expected a number above 0".into())
+impl Args for SampleArgs {
+    fn augment_args(command: Command) -> Command {
+        let command = PARAMETERS.iter().fold(command, |command, parameter| command.arg(flag(parameter)));
+        let ignore = Arg::new(IGNORE_EOS).long("ignore-eos").action(ArgAction::SetTrue);
+        command.arg(ignore.help("Go on when the model says that it is done").help_heading("Sampling"))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        SampleArgs::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SampleArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<SampleArgs, clap::Error> {
+        let values = |p: &'static Parameter| {
+            let values = matches.get_many::<String>(p.name)?;
+            Some((p.name, values.cloned().collect()))
+        };
+        Ok(SampleArgs {
+            given: PARAMETERS.iter().filter_map(values).collect(),
+            ignore_eos: matches.get_flag(IGNORE_EOS),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = SampleArgs::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 impl SampleArgs {
     /// The options of a sampler: flags first, then what the catalogue recommends for the model, then the defaults.
-    pub fn options(&self, recommended: &Sampling, banned: Vec<u32>) -> SampleOptions {
-        let seed = match self.seed {
-            -1 => RandomState::new().hash_one(std::process::id()),
-            seed => seed as u64,
-        };
-        let default = SampleOptions::default();
+    ///
+    /// # Errors
+    /// None: the values were checked when they were parsed.
+    pub fn options(&self, recommended: &Sampling, banned: Vec<u32>) -> anyhow::Result<SampleOptions> {
+        let mut options = SampleOptions { banned, ..SampleOptions::default() };
         let r = recommended;
-        let top_k = self.top_k.map(|k| usize::try_from(k).unwrap_or(0)).or(r.top_k.map(|k| k as usize));
-        SampleOptions {
-            seed,
-            temp: self.temp.or(r.temp).unwrap_or(default.temp),
-            top_k: top_k.unwrap_or(default.top_k),
-            top_p: self.top_p.or(r.top_p).unwrap_or(default.top_p),
-            min_p: self.min_p.or(r.min_p).unwrap_or(default.min_p),
-            repeat_last_n: usize::try_from(self.repeat_last_n).ok(),
-            repeat_penalty: self.repeat_penalty.or(r.repeat_penalty).unwrap_or(default.repeat_penalty),
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            banned,
+        options.temp = r.temp.unwrap_or(options.temp);
+        options.top_k = r.top_k.map_or(options.top_k, |k| k as usize);
+        options.top_p = r.top_p.unwrap_or(options.top_p);
+        options.min_p = r.min_p.unwrap_or(options.min_p);
+        options.repeat_penalty = r.repeat_penalty.unwrap_or(options.repeat_penalty);
+        for (name, values) in &self.given {
+            // What may be given more than once takes the place of the default the first time.
+            if Parameter::named(name).is_some_and(|p| p.many) {
+                options.set(name, "none")?;
+            }
+            values.iter().try_for_each(|value| options.set(name, value))?;
         }
+        Ok(options)
     }
 }

@@ -1,9 +1,10 @@
 //! The filters of the sampling chain, each a function over the list of candidates.
 //!
-//! Definitions: llama.cpp's `src/llama-sampler.cpp`. Until [`top_k`] or [`top_p`] sorts them, candidates stand in the
-//! order of their ids; afterwards best first, and of equals the lower id first.
+//! Definitions: llama.cpp's `src/llama-sampler.cpp`. A list is in the order of the ids until something sorts it; sorted is
+//! best first, and of equals the lower id first. Every filter takes a list in any order.
 
 use super::SampleOptions;
+use super::math::{exp, ln, pow};
 use std::cmp::Ordering;
 
 /// A token that may be drawn.
@@ -17,13 +18,22 @@ fn better(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
 }
 
-/// Makes seen tokens less likely. `list` must be in the order of the ids; `counts` is scratch.
+/// The candidate of a token: at its own place as long as nothing was taken out or moved.
+pub(super) fn of_token(list: &mut [Candidate], token: u32) -> Option<&mut Candidate> {
+    match list.get(token as usize) {
+        Some(c) if c.token == token => list.get_mut(token as usize),
+        _ => list.iter_mut().find(|c| c.token == token),
+    }
+}
+
+/// Makes seen tokens less likely. `counts` is scratch.
 pub(super) fn penalties(list: &mut [Candidate], seen: &[u32], counts: &mut Vec<(u32, u32)>, o: &SampleOptions) {
     if o.repeat_penalty == 1.0 && o.presence_penalty == 0.0 && o.frequency_penalty == 0.0 {
         return;
     }
+    let last_n = o.repeat_last_n.unwrap_or(usize::MAX).min(seen.len());
     counts.clear();
-    counts.extend(seen.iter().map(|&token| (token, 1)));
+    counts.extend(seen[seen.len() - last_n..].iter().map(|&token| (token, 1)));
     counts.sort_unstable();
     counts.dedup_by(|next, first| {
         let same = next.0 == first.0;
@@ -33,7 +43,7 @@ pub(super) fn penalties(list: &mut [Candidate], seen: &[u32], counts: &mut Vec<(
         same
     });
     for &(token, count) in counts.iter() {
-        let Some(c) = list.get_mut(token as usize) else { continue };
+        let Some(c) = of_token(list, token) else { continue };
         if c.logit <= 0.0 {
             c.logit *= o.repeat_penalty;
         } else {
@@ -41,12 +51,6 @@ pub(super) fn penalties(list: &mut [Candidate], seen: &[u32], counts: &mut Vec<(
         }
         c.logit -= count as f32 * o.frequency_penalty + o.presence_penalty;
     }
-}
-
-/// The best token.
-pub(super) fn best(list: &[Candidate]) -> Option<u32> {
-    let best = list.iter().min_by(|a, b| better(a, b))?;
-    (best.logit > f32::NEG_INFINITY).then_some(best.token)
 }
 
 /// Keeps the `k` best, sorted; 0 keeps all.
@@ -61,21 +65,45 @@ pub(super) fn top_k(list: &mut Vec<Candidate>, k: usize) {
     list.sort_unstable_by(better);
 }
 
+/// Sorts the best first, as far as `enough` wants to see: it is given more and more of them.
+fn sort_until(list: &mut [Candidate], mut enough: impl FnMut(&[Candidate]) -> bool) {
+    let mut sorted = 0;
+    let mut next = 128;
+    while sorted < list.len() {
+        let rest = &mut list[sorted..];
+        let n = next.min(rest.len());
+        if n < rest.len() {
+            rest.select_nth_unstable_by(n, better);
+        }
+        rest[..n].sort_unstable_by(better);
+        sorted += n;
+        if enough(&list[..sorted]) {
+            return;
+        }
+        next *= 4;
+    }
+}
+
 /// Keeps the best tokens whose probabilities sum to at least `p`, one at least, sorted; 1 keeps all.
 pub(super) fn top_p(list: &mut Vec<Candidate>, p: f32) {
-    if p >= 1.0 {
+    if p >= 1.0 || list.is_empty() {
         return;
     }
-    list.sort_unstable_by(better);
+    let max = max_logit(list);
     let total: f64 = weights(list).sum();
-    let mut sum = 0.0;
-    let last = weights(list).position(|w| {
-        sum += w / total;
-        sum >= f64::from(p)
+    let (mut sum, mut seen, mut keep) = (0.0, 0, None);
+    sort_until(list, |sorted| {
+        for c in &sorted[seen..] {
+            sum += weight(c, max) / total;
+            seen += 1;
+            if sum >= f64::from(p) {
+                keep = Some(seen);
+                return true;
+            }
+        }
+        false
     });
-    if let Some(last) = last {
-        list.truncate(last + 1);
-    }
+    list.truncate(keep.unwrap_or(list.len()));
 }
 
 /// Keeps the tokens whose probability is at least `p` times that of the best; 0 keeps all.
@@ -83,26 +111,99 @@ pub(super) fn min_p(list: &mut Vec<Candidate>, p: f32) {
     if p <= 0.0 {
         return;
     }
-    let least = max_logit(list) + p.min(1.0).ln();
+    let least = max_logit(list) + ln(f64::from(p.min(1.0))) as f32;
     list.retain(|c| c.logit >= least);
 }
 
-/// Divides the logits, after taking the largest from all: it stays at zero however small the divisor.
-pub(super) fn temperature(list: &mut [Candidate], temp: f32) {
+/// Keeps the tokens whose surprise is nearest to the expected one, until their probabilities exceed `p`; 1 keeps all.
+pub(super) fn typical(list: &mut Vec<Candidate>, p: f32) {
+    if p >= 1.0 || list.is_empty() {
+        return;
+    }
+    let total: f64 = weights(list).sum();
+    let entropy = entropy(list, total);
+    let max = max_logit(list);
+    // Distance from the expected surprise, probability, candidate.
+    let mut scored: Vec<(f64, f64, Candidate)> = list
+        .iter()
+        .map(|c| {
+            let p = weight(c, max) / total;
+            ((-ln(p) - entropy).abs(), p, *c)
+        })
+        .filter(|(_, p, _)| *p > 0.0)
+        .collect();
+    scored.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(better(&a.2, &b.2)));
+    let mut sum = 0.0;
+    let last = scored.iter().position(|(_, q, _)| {
+        sum += q;
+        sum > f64::from(p)
+    });
+    list.clear();
+    list.extend(scored.iter().take(last.map_or(scored.len(), |last| last + 1)).map(|(.., c)| *c));
+}
+
+/// Keeps the tokens within `n` standard deviations of the logits below the best one; 0 or less keeps all.
+pub(super) fn top_n_sigma(list: &mut Vec<Candidate>, n: f32) {
+    let finite = |c: &&Candidate| c.logit > f32::NEG_INFINITY;
+    let count = list.iter().filter(finite).count() as f64;
+    if n <= 0.0 || count < 2.0 {
+        return;
+    }
+    let mean = list.iter().filter(finite).map(|c| f64::from(c.logit)).sum::<f64>() / count;
+    let square = |c: &Candidate| (f64::from(c.logit) - mean) * (f64::from(c.logit) - mean);
+    let deviation = (list.iter().filter(finite).map(square).sum::<f64>() / count).sqrt();
+    let least = f64::from(max_logit(list)) - f64::from(n) * deviation;
+    list.retain(|c| f64::from(c.logit) >= least);
+}
+
+/// Excludes all but the least likely of the tokens of at least `threshold`, if `chance`, in 0..1, is not above the
+/// probability of doing so.
+pub(super) fn xtc(list: &mut Vec<Candidate>, chance: f64, o: &SampleOptions) {
+    if list.len() < 2 || o.xtc_threshold > 0.5 || chance >= f64::from(o.xtc_probability) {
+        return;
+    }
+    let max = max_logit(list);
+    let total: f64 = weights(list).sum();
+    let likely = |c: &Candidate| weight(c, max) / total >= f64::from(o.xtc_threshold);
+    let last = list.iter().filter(|c| likely(c)).max_by(|a, b| better(a, b)).copied();
+    if let Some(last) = last {
+        list.retain(|c| !likely(c) || *c == last);
+    }
+}
+
+/// Divides the logits, after taking the largest from all: it stays at zero however small the divisor. With a range the
+/// divisor follows the entropy. At 0 or less the best one stays alone.
+pub(super) fn temperature(list: &mut Vec<Candidate>, o: &SampleOptions) {
+    let mut temp = o.temp;
+    if o.dynatemp_range > 0.0 && list.len() > 1 {
+        let (low, high) = ((o.temp - o.dynatemp_range).max(0.0), o.temp + o.dynatemp_range);
+        let total = weights(list).sum();
+        let share = entropy(list, total) / ln(list.len() as f64);
+        temp = low + (high - low) * pow(share, f64::from(o.dynatemp_exp)) as f32;
+    }
+    if temp <= 0.0 {
+        top_k(list, 1);
+        return;
+    }
     let max = max_logit(list);
     if max > f32::NEG_INFINITY {
         list.iter_mut().for_each(|c| c.logit = (c.logit - max) / temp);
     }
 }
 
-/// The token at the place `at`, in 0..1, of the cumulated probabilities.
-pub(super) fn draw(list: &[Candidate], at: f64) -> Option<u32> {
+/// The expected surprise in nats.
+fn entropy(list: &[Candidate], total: f64) -> f64 {
+    weights(list).map(|w| w / total).filter(|&p| p > 0.0).map(|p| -p * ln(p)).sum()
+}
+
+/// The candidate at the place `at`, in 0..1, of the cumulated probabilities, and its probability.
+pub(super) fn draw(list: &[Candidate], at: f64) -> Option<(u32, f64)> {
     let total: f64 = weights(list).sum();
     let mut left = at * total;
     let mut last = None;
     for (c, w) in list.iter().zip(weights(list)) {
         if w > 0.0 {
-            last = Some(c.token);
+            last = Some((c.token, w / total));
             left -= w;
             if left < 0.0 {
                 break;
@@ -112,14 +213,19 @@ pub(super) fn draw(list: &[Candidate], at: f64) -> Option<u32> {
     last
 }
 
-fn max_logit(list: &[Candidate]) -> f32 {
+pub(super) fn max_logit(list: &[Candidate]) -> f32 {
     list.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max)
 }
 
+/// A probability times a common factor.
+pub(super) fn weight(c: &Candidate, max: f32) -> f64 {
+    if c.logit == f32::NEG_INFINITY { 0.0 } else { exp(f64::from(c.logit) - f64::from(max)) }
+}
+
 /// Probabilities times a common factor.
-fn weights(list: &[Candidate]) -> impl Iterator<Item = f64> {
-    let max = f64::from(max_logit(list));
-    list.iter().map(move |c| if c.logit == f32::NEG_INFINITY { 0.0 } else { (f64::from(c.logit) - max).exp() })
+pub(super) fn weights(list: &[Candidate]) -> impl Iterator<Item = f64> {
+    let max = max_logit(list);
+    list.iter().map(move |c| weight(c, max))
 }
 
 #[cfg(test)]
@@ -132,6 +238,20 @@ mod tests {
 
     fn tokens(list: &[Candidate]) -> Vec<u32> {
         list.iter().map(|c| c.token).collect()
+    }
+
+    fn sorted(list: &[Candidate]) -> Vec<u32> {
+        let mut tokens = tokens(list);
+        tokens.sort_unstable();
+        tokens
+    }
+
+    /// The probabilities that a list stands for, by its tokens.
+    fn distribution(list: &[Candidate]) -> Vec<(u32, f64)> {
+        let total: f64 = list.iter().map(|c| f64::from(c.logit).exp()).sum();
+        let mut found: Vec<_> = list.iter().map(|c| (c.token, f64::from(c.logit).exp() / total)).collect();
+        found.sort_by_key(|(token, _)| *token);
+        found
     }
 
     #[test]
@@ -155,40 +275,155 @@ mod tests {
             let mut l = list(&p);
             filter(&mut l);
             assert_eq!(tokens(&l), *want, "{name}");
+            let mut nothing = Vec::new();
+            filter(&mut nothing);
+            assert_eq!(nothing, [], "{name}");
+            let mut one = list(&[1.0]);
+            filter(&mut one);
+            assert_eq!(tokens(&one), [0], "{name}");
         }
     }
 
     #[test]
     fn ties_keep_the_lower_id() {
-        let mut l = list(&[0.25; 4]);
-        top_k(&mut l, 2);
-        assert_eq!(tokens(&l), [0, 1]);
+        for filter in [|l: &mut Vec<Candidate>| top_k(l, 2), |l: &mut Vec<Candidate>| top_p(l, 0.5)] {
+            let mut l = list(&[0.25; 4]);
+            filter(&mut l);
+            assert_eq!(tokens(&l), [0, 1]);
+        }
+    }
+
+    /// A large vocabulary, so that it is sorted in steps: what is kept is what sorting all would keep.
+    #[test]
+    fn top_p_of_many_is_that_of_all_sorted() {
+        let many: Vec<Candidate> =
+            (0..5000).map(|token| Candidate { token, logit: (token as f32 * 0.37).sin() * 3.0 }).collect();
+        for p in [0.01, 0.3, 0.9, 0.999] {
+            let mut found = many.clone();
+            top_p(&mut found, p);
+            let mut all = many.clone();
+            all.sort_by(|a, b| b.logit.partial_cmp(&a.logit).unwrap().then(a.token.cmp(&b.token)));
+            let total: f64 = all.iter().map(|c| f64::from(c.logit).exp()).sum();
+            let mut sum = 0.0;
+            let n = all.iter().take_while(|c| {
+                let before = sum;
+                sum += f64::from(c.logit).exp() / total;
+                before < f64::from(p)
+            });
+            assert_eq!(tokens(&found), n.map(|c| c.token).collect::<Vec<_>>(), "{p}");
+        }
+    }
+
+    #[test]
+    fn typical_keeps_what_surprises_as_expected() {
+        // Entropy of these: 1.2799 nats; surprises 0.69, 1.39, 2.08, 2.08: token 1 is nearest, then 0, then 2 and 3.
+        let p = [0.5, 0.25, 0.125, 0.125];
+        let rows: [(f32, &[u32]); 5] =
+            [(0.2, &[1]), (0.26, &[0, 1]), (0.8, &[0, 1, 2]), (0.99, &[0, 1, 2, 3]), (1.0, &[0, 1, 2, 3])];
+        for (keep, want) in rows {
+            let mut l = list(&p);
+            typical(&mut l, keep);
+            assert_eq!(sorted(&l), want, "{keep}");
+        }
+    }
+
+    #[test]
+    fn top_n_sigma_keeps_what_is_near_the_best() {
+        let logits = [1.0f32, 4.0, 2.0, -1.0, f32::NEG_INFINITY];
+        let finite = &logits[..4];
+        let mean: f64 = finite.iter().map(|&l| f64::from(l)).sum::<f64>() / 4.0;
+        let deviation = (finite.iter().map(|&l| (f64::from(l) - mean).powi(2)).sum::<f64>() / 4.0).sqrt();
+        for n in [0.5f32, 1.0, 1.7, 3.0] {
+            let mut l: Vec<Candidate> =
+                logits.iter().zip(0..).map(|(&logit, token)| Candidate { token, logit }).collect();
+            top_n_sigma(&mut l, n);
+            let want: Vec<u32> =
+                (0..4).filter(|&i| f64::from(finite[i as usize]) >= 4.0 - f64::from(n) * deviation).collect();
+            assert_eq!(tokens(&l), want, "{n}");
+        }
+        let mut l = list(&[0.9, 0.1]);
+        top_n_sigma(&mut l, -1.0);
+        assert_eq!(l.len(), 2);
+    }
+
+    #[test]
+    fn xtc_excludes_all_likely_tokens_but_the_last() {
+        let o = |probability, threshold| SampleOptions {
+            xtc_probability: probability,
+            xtc_threshold: threshold,
+            ..SampleOptions::default()
+        };
+        let p = [0.1, 0.4, 0.2, 0.05, 0.25];
+        let rows: &[(f32, f32, f64, &[u32])] = &[
+            (1.0, 0.19, 0.5, &[0, 2, 3]),
+            (1.0, 0.3, 0.5, &[0, 1, 2, 3, 4]),
+            (1.0, 0.01, 0.5, &[3]),
+            (1.0, 0.6, 0.5, &[0, 1, 2, 3, 4]),
+            (0.5, 0.19, 0.49, &[0, 2, 3]),
+            (0.5, 0.19, 0.5, &[0, 1, 2, 3, 4]),
+            (0.0, 0.19, 0.0, &[0, 1, 2, 3, 4]),
+        ];
+        for (probability, threshold, chance, want) in rows {
+            let mut l = list(&p);
+            xtc(&mut l, *chance, &o(*probability, *threshold));
+            assert_eq!(sorted(&l), *want, "{probability} {threshold} {chance}");
+        }
+    }
+
+    #[test]
+    fn temperatures_follow_their_definitions() {
+        let p = [0.1, 0.4, 0.2, 0.05, 0.25];
+        let entropy: f64 = p.iter().map(|p| -f64::from(*p) * f64::from(*p).ln()).sum();
+        let share = entropy / 5f64.ln();
+        for (temp, range, exponent) in [(0.5, 0.0, 1.0), (2.0, 0.0, 1.0), (1.0, 0.5, 1.0), (0.4, 0.8, 2.0)] {
+            let o = SampleOptions { temp, dynatemp_range: range, dynatemp_exp: exponent, ..SampleOptions::default() };
+            let (temp, range) = (f64::from(temp), f64::from(range));
+            let low = (temp - range).max(0.0);
+            let by = if range > 0.0 { low + (temp + range - low) * share.powf(f64::from(exponent)) } else { temp };
+            let powers: Vec<f64> = p.iter().map(|p| f64::from(*p).powf(1.0 / by)).collect();
+            let mut l = list(&p);
+            temperature(&mut l, &o);
+            for ((token, found), power) in distribution(&l).into_iter().zip(&powers) {
+                let want = power / powers.iter().sum::<f64>();
+                assert!(
+                    (found - want).abs() < 1e-6,
+                    "{temp} {range} {exponent} token {token}: {found}, expected {want}"
+                );
+            }
+        }
+        for temp in [0.0, -1.0] {
+            let mut l = list(&[0.1, 0.4, 0.4, 0.1]);
+            temperature(&mut l, &SampleOptions { temp, ..SampleOptions::default() });
+            assert_eq!(tokens(&l), [1]);
+        }
     }
 
     #[test]
     fn penalties_follow_their_definition() {
-        let mut l = vec![
-            Candidate { token: 0, logit: 2.0 },
-            Candidate { token: 1, logit: -1.0 },
-            Candidate { token: 2, logit: 5.0 },
-        ];
         let o = SampleOptions {
             repeat_penalty: 2.0,
             presence_penalty: 0.5,
             frequency_penalty: 0.25,
             ..SampleOptions::default()
         };
+        let mut l = [(0, 2.0), (1, -1.0), (2, 5.0)].map(|(token, logit)| Candidate { token, logit });
+        let want = [(0, 2.0 / 2.0 - 0.5 - 0.5), (1, -2.0 - 0.25 - 0.5), (2, 5.0)];
         penalties(&mut l, &[0, 1, 0, 99], &mut Vec::new(), &o);
-        assert_eq!(l.iter().map(|c| c.logit).collect::<Vec<_>>(), [2.0 / 2.0 - 0.5 - 0.5, -2.0 - 0.25 - 0.5, 5.0]);
+        assert_eq!(l.map(|c| (c.token, c.logit)), want);
+        // In another order the same.
+        let mut l = [(2, 5.0), (0, 2.0), (1, -1.0)].map(|(token, logit)| Candidate { token, logit });
+        penalties(&mut l, &[0, 1, 0, 99], &mut Vec::new(), &o);
+        assert_eq!(l.map(|c| (c.token, c.logit)), [want[2], want[0], want[1]]);
     }
 
     #[test]
     fn a_draw_meets_the_edges() {
         let l = list(&[0.5, 0.0, 0.5]);
-        assert_eq!(draw(&l, 0.0), Some(0));
-        assert_eq!(draw(&l, 0.4999), Some(0));
-        assert_eq!(draw(&l, 0.5001), Some(2));
-        assert_eq!(draw(&l, 0.999_999_999), Some(2));
+        for (at, want) in [(0.0, 0), (0.4999, 0), (0.5001, 2), (0.999_999_999, 2)] {
+            let (token, p) = draw(&l, at).unwrap();
+            assert_eq!(token, want);
+            assert!((p - 0.5).abs() < 1e-7);
+        }
         assert_eq!(draw(&[], 0.5), None);
     }
 }
