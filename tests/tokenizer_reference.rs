@@ -244,7 +244,7 @@ fn a_rendered_prompt_has_no_double_space() {
         "<s>[INST] Hello[/INST] Hi there</s>[INST] Hello[/INST]",
         "<s>[INST]Hello[/INST]Hi there</s>[INST]Hello[/INST]",
     ] {
-        assert_eq!(t.encode_rendered(text, false), want, "{text}");
-        assert_eq!(t.encode_rendered(&text[3..], true), want, "{text} without its BOS");
+        assert_eq!(t.encode_rendered(text, false, |_| None), want, "{text}");
+        assert_eq!(t.encode_rendered(&text[3..], true, |_| None), want, "{text} without its BOS");
     }
 }

@@ -35,6 +35,8 @@ use crate::gguf::Metadata;
 
 const MODEL: &str = "tokenizer.ggml.model";
 const SCORES: &str = "tokenizer.ggml.scores";
+/// A noncharacter: no text has it, and no piece of a vocabulary.
+const GUARD: char = '\u{fdd0}';
 const MODELS: &[&str] = &["llama", "gpt2", "gemma4"];
 
 /// How to encode a text.
@@ -64,6 +66,9 @@ pub struct Tokenizer {
     /// Finds control tokens too.
     marks: OnceLock<Finder>,
 }
+
+/// The ids that a text had.
+type Lookup<'l, 'k> = &'l dyn Fn(&str) -> Option<&'k [u32]>;
 
 enum Method {
     Spm(Box<Spm>),
@@ -149,7 +154,7 @@ impl Tokenizer {
 
     /// The tokens of `text`.
     pub fn encode(&self, text: &str, opts: Encode) -> Vec<u32> {
-        let mut out = self.encode_parts(text, opts, false);
+        let mut out = self.encode_parts(text, opts, None);
         if opts.bos && self.add_eos {
             out.extend(self.ids.eos);
         }
@@ -159,20 +164,45 @@ impl Tokenizer {
     /// The tokens of a prompt that a chat template wrote, control tokens included, to be continued: no EOS follows.
     ///
     /// Templates write a space after a control token where the vocabulary would put one: it is that one, and not a
-    /// second (`[INST] Hello` is what mistral-common encodes as `[INST]` and `Hello`).
-    pub fn encode_rendered(&self, text: &str, bos: bool) -> Vec<u32> {
-        self.encode_parts(text, Encode { bos, special: true }, true)
+    /// second (`[INST] Hello` is what mistral-common encodes as `[INST]` and `Hello`). A text between two control tokens
+    /// that `known` knows has the ids that it gives. What [`Tokenizer::guarded`] put in goes out again.
+    pub fn encode_rendered<'k>(&self, text: &str, bos: bool, known: impl Fn(&str) -> Option<&'k [u32]>) -> Vec<u32> {
+        self.encode_parts(text, Encode { bos, special: true }, Some(&known))
     }
 
-    fn encode_parts(&self, text: &str, opts: Encode, rendered: bool) -> Vec<u32> {
+    /// `text` with every control token in it broken by a character that no text has, so that
+    /// [`Tokenizer::encode_rendered`] takes it for text; nothing where it holds none.
+    pub fn guarded(&self, text: &str) -> Option<String> {
+        let mut out = String::new();
+        let mut found = false;
+        self.finder(true).each(text, |part| match part {
+            Part::Token(id) => {
+                let piece = self.vocab.raw(id).map(String::from_utf8_lossy).unwrap_or_default();
+                let first = piece.chars().next().map_or(0, char::len_utf8);
+                out.push_str(&piece[..first]);
+                if self.is_control(id) {
+                    found = true;
+                    out.push(GUARD);
+                }
+                out.push_str(&piece[first..]);
+            }
+            Part::Text(text) => out.push_str(text),
+        });
+        found.then_some(out)
+    }
+
+    fn finder(&self, marks: bool) -> &Finder {
+        let finder = if marks { &self.marks } else { &self.pieces };
+        finder.get_or_init(|| Finder::new(&self.vocab, marks))
+    }
+
+    fn encode_parts<'k>(&self, text: &str, opts: Encode, rendered: Option<Lookup<'_, 'k>>) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 4 + 2);
         if opts.bos && self.add_bos {
             out.extend(self.ids.bos);
         }
-        let finder = if opts.special { &self.marks } else { &self.pieces };
-        let finder = finder.get_or_init(|| Finder::new(&self.vocab, opts.special));
         let mut last = None;
-        finder.each(text, |part| match part {
+        self.finder(opts.special).each(text, |part| match part {
             Part::Token(id) => {
                 out.push(id);
                 last = Some(id);
@@ -181,12 +211,22 @@ impl Tokenizer {
                 if self.strip_after_marks && last.is_some_and(|id| self.swallows(id)) {
                     text = text.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '\u{b}');
                 }
-                if rendered && self.space_prefix && last.is_some() {
+                let Some(known) = rendered else {
+                    // Every text part is at the start or after a token that was found.
+                    if !text.is_empty() {
+                        self.encode_text(text, &mut out);
+                    }
+                    return;
+                };
+                if self.space_prefix && last.is_some() {
                     text = text.strip_prefix(' ').unwrap_or(text);
                 }
-                if !text.is_empty() {
-                    // Every text part is at the start or after a token that was found.
-                    self.encode_text(text, &mut out);
+                let free = text.contains(GUARD).then(|| text.replace(GUARD, ""));
+                let text = free.as_deref().unwrap_or(text);
+                match known(text) {
+                    Some(ids) => out.extend_from_slice(ids),
+                    None if text.is_empty() => {}
+                    None => self.encode_text(text, &mut out),
                 }
             }
         });
@@ -230,7 +270,7 @@ impl Tokenizer {
     }
 
     /// Whether encoding begins anew after this token.
-    fn splits(&self, id: u32) -> bool {
+    pub(crate) fn splits(&self, id: u32) -> bool {
         self.vocab.kind(id).is_some_and(|kind| kind.is_mark() || kind == Kind::UserDefined)
     }
 
@@ -311,6 +351,16 @@ impl Tokenizer {
     /// Whether the token is a mark and no text.
     pub fn is_control(&self, id: u32) -> bool {
         self.vocab.kind(id).is_some_and(Kind::is_mark)
+    }
+
+    /// Whether the token is text: no mark, and not one that fills up the vocabulary.
+    pub fn is_text(&self, id: u32) -> bool {
+        self.vocab.kind(id).is_some_and(|kind| !kind.is_mark() && kind != Kind::Unused)
+    }
+
+    /// Whether text gets a space before it (SentencePiece).
+    pub fn spaces_text(&self) -> bool {
+        self.space_prefix
     }
 
     /// Whether [`Encode::bos`] puts BOS before a text.
