@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut engine = Engine::new(&model, &options);
     let mut session = Session::new(&mut engine, SeqId(0));
-    let mut sampler = Sampler::new(SampleOptions { seed: 1, ..SampleOptions::default() });
+    let mut sampler = Sampler::new(SampleOptions { seed: Some(1), ..SampleOptions::default() });
 
     let mut tokens = tokenizer.encode(prompt, Encode { bos: true, special: false });
     let mut text = tokenizer.stream();
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if tokenizer.is_eog(token) {
             break;
         }
-        sampler.accept(token);
+        sampler.accept(token)?;
         print!("{}", text.push(token));
         std::io::stdout().flush()?;
         tokens = vec![token];

@@ -6,6 +6,7 @@ pub mod chat;
 pub mod commands;
 pub mod convert;
 pub mod engine;
+pub mod generate;
 pub mod gguf;
 pub mod model;
 pub mod registry;

@@ -27,7 +27,7 @@ pub(super) fn bare(text: &str) -> &str {
     text.strip_suffix('\r').unwrap_or(text)
 }
 
-fn utf8(bytes: Vec<u8>, source: &str) -> anyhow::Result<String> {
+pub(super) fn utf8(bytes: Vec<u8>, source: &str) -> anyhow::Result<String> {
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         anyhow!("{source}: found byte 0x{:02x} at offset {at}, expected UTF-8 text; convert it first", e.as_bytes()[at])

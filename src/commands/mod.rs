@@ -4,6 +4,7 @@
 //! here is the environment read.
 
 pub mod bench;
+pub mod chat;
 pub mod imatrix;
 pub mod inspect;
 pub mod list;
@@ -15,29 +16,34 @@ pub mod quantize;
 pub mod resolve;
 pub mod rm;
 pub mod run;
+pub mod shell;
+pub mod template;
 pub mod tokenize;
 
-mod answer;
 mod chunks;
+mod grammar_args;
 mod input;
 mod inspect_model;
+mod interrupts;
 mod model_args;
 mod output;
 mod sample_args;
 mod spelling;
 mod statistics;
+mod talk;
+mod template_args;
 
 use anyhow::Context;
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
+use interrupts::{catch as catch_interrupts, interrupted};
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A local runner for large language models in GGUF files.
 #[derive(Parser)]
-#[command(name = "ostro", version, disable_help_subcommand = false, arg_required_else_help = true)]
+#[command(name = "ostro", version, disable_help_subcommand = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -47,6 +53,8 @@ struct Cli {
 enum Command {
     /// Answer one prompt
     Run(Box<run::RunArgs>),
+    /// Talk with a model
+    Chat(Box<chat::ChatArgs>),
     /// Measure how fast models and kernels are here
     Bench(Box<bench::BenchArgs>),
     /// Write a checkpoint or a GGUF file as GGUF of another type
@@ -59,6 +67,8 @@ enum Command {
     Rm(rm::RmArgs),
     /// Show what a GGUF file holds
     Inspect(inspect::InspectArgs),
+    /// Show what a conversation looks like to a model
+    Template(template::TemplateCommandArgs),
     /// Text to token ids, or back
     Tokenize(tokenize::TokenizeArgs),
     /// Write the logits of every position to a .npy file
@@ -67,11 +77,18 @@ enum Command {
     Perplexity(perplexity::PerplexityArgs),
     /// Collect an importance matrix: which columns of the weights a text uses most
     Imatrix(imatrix::ImatrixArgs),
+    /// Make a shell complete commands and flags
+    Completions(shell::CompletionsArgs),
+    /// Print or write manual pages
+    Man(shell::ManArgs),
+    /// Tell of a command on one screen; with --help tell all
+    Help(shell::HelpArgs),
 }
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(spelling::today(std::env::args_os())) {
+    let parsed = shell::cli().try_get_matches_from(spelling::today(std::env::args_os()));
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(e) => {
             // Usage goes to stderr with code 2, --help and --version to stdout with 0; a closed pipe is no failure.
@@ -86,16 +103,21 @@ pub fn main() -> ExitCode {
     };
     let done = match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Pull(args) => pull::run(args),
         Command::List(args) => list::run(args),
         Command::Rm(args) => rm::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Template(args) => template::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Imatrix(args) => imatrix::run(args),
+        Command::Completions(args) => shell::completions(args),
+        Command::Man(args) => shell::man(args),
+        Command::Help(args) => shell::help(args),
     };
     match done {
         Ok(()) if interrupted() => ExitCode::from(130),
@@ -151,18 +173,12 @@ fn one_line(text: &str) -> String {
     out
 }
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// From here on the first Ctrl-C asks the command to end, and the second ends it.
-fn catch_interrupts() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })?;
-    Ok(())
-}
-
-fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+/// Whether to write colours: on a terminal that has them, unless NO_COLOR is set; `when` may say otherwise.
+fn use_colour(when: &str) -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+    match when {
+        "on" => true,
+        "off" => false,
+        _ => io::stdout().is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
+    }
 }

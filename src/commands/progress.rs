@@ -6,13 +6,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::tell;
 use crate::registry::{Event, Progress, human_bytes};
 
 /// Between two plain lines about the same file.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(20);
+
+/// A bar for prompts that take a while, on a terminal only.
+pub(super) fn prompt_bar(tokens: usize) -> ProgressBar {
+    if tokens <= 64 || !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("reading the prompt {bar:30} {pos}/{len} tokens{left}");
+    let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // Nothing is known before the first micro-batch is done; a failure to write has no one to be told to.
+        let _ = if state.pos() == 0 { Ok(()) } else { write!(out, ", {:#} left", HumanDuration(state.eta())) };
+    };
+    let style = style.expect("the template is a constant").with_key("left", left);
+    let bar = ProgressBar::new(tokens as u64).with_style(style);
+    bar.tick();
+    bar
+}
 
 /// Shows how one thing goes: the pull of a model, the making of a file.
 pub struct Bars {

@@ -9,6 +9,12 @@ const LONG_SHORTS: &[(&str, &str)] = &[
     ("-ctv", "--cache-type-v"),
     ("-ofreq", "--output-frequency"),
     ("-pg", "--prompt-gen"),
+    ("-sys", "--system-prompt"),
+    ("-sysf", "--system-prompt-file"),
+    ("-st", "--single-turn"),
+    ("-co", "--color"),
+    ("-md", "--model-draft"),
+    ("-jf", "--json-schema-file"),
 ];
 
 /// Flags of llama.cpp that are not here, whose first letter is a flag of ours: `-fa` is no file `a`. They become
@@ -17,7 +23,6 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("-bf", "--binary-file"),
     ("-cmoe", "--cpu-moe"),
     ("-cnv", "--conversation"),
-    ("-co", "--color"),
     ("-dev", "--device"),
     ("-dio", "--direct-io"),
     ("-fa", "--flash-attn"),
@@ -41,15 +46,12 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("-ot", "--override-tensor"),
     ("-sm", "--split-mode"),
     ("-sp", "--special"),
-    ("-st", "--single-turn"),
-    ("-sys", "--system-prompt"),
-    ("-sysf", "--system-prompt-file"),
     ("-tb", "--threads-batch"),
     ("-ts", "--tensor-split"),
 ];
 
 /// Flags whose value is free text, which may look like a flag.
-const TEXT: &[&str] = &["-p", "--prompt", "-r", "--reverse-prompt"];
+const TEXT: &[&str] = &["-p", "--prompt", "-r", "--reverse-prompt", "-sys", "--system-prompt", "--chat-template"];
 
 /// The command line with those flags in their long form, and with `-` for `_` in long flags.
 pub(super) fn today(args: impl Iterator<Item = OsString>) -> Vec<OsString> {

@@ -1,12 +1,13 @@
 //! What an answer cost: the line of statistics.
 
-use crate::engine::KvTypes;
+use crate::engine::{KvTypes, Model};
 use crate::model::ModelSpec;
 use std::time::Instant;
 
 /// Times and counts of one answer.
 pub(super) struct Statistics<'a> {
     start: Instant,
+    kept: usize,
     prompt_tokens: usize,
     weights_per_token: u64,
     kv: KvTypes,
@@ -17,23 +18,29 @@ pub(super) struct Statistics<'a> {
     last_token: Instant,
     made: usize,
     kv_read: u64,
+    guessed: usize,
+    confirmed: usize,
 }
 
 impl<'a> Statistics<'a> {
-    pub fn new(start: Instant, weights_per_token: u64, kv: KvTypes, spec: &'a ModelSpec) -> Statistics<'a> {
+    /// For an answer to a prompt of which the cache holds `kept` tokens.
+    pub fn new(start: Instant, model: &'a Model, kv: KvTypes, kept: usize) -> Statistics<'a> {
         let now = Instant::now();
         Statistics {
             start,
+            kept,
             prompt_tokens: 0,
-            weights_per_token,
+            weights_per_token: model.account.read_per_token,
             kv,
-            spec,
+            spec: &model.spec,
             prompt_start: now,
             prompt_seconds: 0.0,
             first_token: None,
             last_token: now,
             made: 0,
             kv_read: 0,
+            guessed: 0,
+            confirmed: 0,
         }
     }
 
@@ -41,6 +48,21 @@ impl<'a> Statistics<'a> {
     pub fn prompt_done(&mut self, tokens: usize) {
         self.prompt_tokens = tokens;
         self.prompt_seconds = self.prompt_start.elapsed().as_secs_f64();
+    }
+
+    /// So many tokens were guessed, and so many of them were right.
+    pub fn drafted(&mut self, guessed: usize, confirmed: usize) {
+        (self.guessed, self.confirmed) = (guessed, confirmed);
+    }
+
+    /// Tokens of the prompt that were computed.
+    pub fn computed(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Tokens of the prompt that the cache held.
+    pub fn kept(&self) -> usize {
+        self.kept
     }
 
     /// A token was drawn after `held` positions.
@@ -55,8 +77,9 @@ impl<'a> Statistics<'a> {
     }
 
     pub fn line(&self) -> String {
+        let kept = if self.kept > 0 { format!(" and {} kept", self.kept) } else { String::new() };
         let mut line = format!(
-            "prompt {} tokens, {:.1} tokens/s",
+            "prompt {} tokens{kept}, {:.1} tokens/s",
             self.prompt_tokens,
             self.prompt_tokens as f64 / self.prompt_seconds.max(1e-9)
         );
@@ -67,13 +90,14 @@ impl<'a> Statistics<'a> {
         if self.made > 1 {
             let steps = (self.made - 1) as f64;
             let seconds = (self.last_token - first).as_secs_f64().max(1e-9);
-            let bytes = self.weights_per_token as f64 + self.kv_read as f64 / steps;
-            line += &format!(
-                ", {:.1} tokens/s; {:.1} MB a token, {:.1} GB/s",
-                steps / seconds,
-                bytes / 1e6,
-                bytes * steps / seconds / 1e9
-            );
+            line += &format!(", {:.1} tokens/s", steps / seconds);
+            if self.guessed > 0 {
+                // Several tokens share a pass over the weights: bytes of a token say nothing.
+                line += &format!("; {} of {} guesses right", self.confirmed, self.guessed);
+            } else {
+                let bytes = self.weights_per_token as f64 + self.kv_read as f64 / steps;
+                line += &format!("; {:.1} MB a token, {:.1} GB/s", bytes / 1e6, bytes * steps / seconds / 1e9);
+            }
         }
         line
     }

@@ -337,12 +337,12 @@ fn unsound_models() {
         (
             "template",
             tiny().set("tokenizer.chat_template", text("{% for %}")),
-            "tokenizer.chat_template: line 1: unexpected end of block, expected in; use --raw to prompt without it",
+            "chat template: line 1: unexpected end of block, expected in; --chat-template names another, `run --raw` does without",
         ),
         (
             "refuses",
             tiny().set("tokenizer.chat_template", text("{{ raise_exception('no users') }}")),
-            "tokenizer.chat_template: refuses the messages: no users; use --raw to prompt without it",
+            "chat template: refuses the messages: no users",
         ),
     ];
     models.extend(others.map(|(name, model, error)| (name, model, error.to_owned())));

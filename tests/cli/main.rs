@@ -1,12 +1,18 @@
 //! `ostro` as its users meet it: the process, its output, its errors and its exit codes. The models are made here.
 
 mod bench;
+mod chat;
+#[path = "../common/mod.rs"]
+mod common;
 mod errors;
 mod imatrix;
 mod logits;
 mod perplexity;
 mod quantize;
 mod run;
+mod shell;
+mod template;
+mod terminal;
 mod tiny;
 
 use std::{

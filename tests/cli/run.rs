@@ -151,7 +151,7 @@ fn the_end_of_text_ends() {
     // Without an end the context is.
     let done =
         Done::from(ostro(folder.path(), words("run m -p hi -n -2 --ignore-eos -c 20 --temp 0")).output().unwrap());
-    let told = "stopped: the context of 20 tokens is full; give a larger --ctx-size to go on\n";
+    let told = "stopped: the context of 20 tokens is full; give a larger --ctx-size, or --context-shift, to go on\n";
     assert!((done.code, done.err.as_str()) == (Some(0), told) && done.out.len() >= 20, "{done:?}");
 }
 
@@ -163,7 +163,7 @@ fn the_context_limits_and_is_told() {
     let done = run("-p hi -c 10 -n 7 --temp 0");
     assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
     let done = run("-p hi -c 10 -n 8 --temp 0");
-    let told = "stopped: the context of 10 tokens is full; give a larger --ctx-size to go on\n";
+    let told = "stopped: the context of 10 tokens is full; give a larger --ctx-size, or --context-shift, to go on\n";
     assert_eq!((done.code, done.err.as_str()), (Some(0), told));
     // A prompt that fills it to the last place gets one token.
     let done = run("-p hi -c 4 -n 1 --temp 0");

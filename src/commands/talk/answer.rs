@@ -1,14 +1,8 @@
 //! A model's answer on its way to standard output.
 
-use super::print;
+use super::super::print;
+use crate::generate::Flow;
 use crate::tokenizer::{TextStream, Tokenizer};
-
-/// Whether to go on after a token.
-#[derive(PartialEq, Eq)]
-pub(super) enum Flow {
-    GoOn,
-    Stop,
-}
 
 /// The answer on its way to standard output, whole characters at a time, held back where a stop text may begin.
 pub(super) struct Answer<'a> {
@@ -17,6 +11,8 @@ pub(super) struct Answer<'a> {
     stops: &'a [String],
     /// Text that may be the beginning of a stop text.
     held: String,
+    /// What was printed.
+    said: String,
     /// A stop text came: what follows it is dropped.
     stopped: bool,
 }
@@ -24,7 +20,14 @@ pub(super) struct Answer<'a> {
 impl<'a> Answer<'a> {
     /// For the tokens that follow `last`.
     pub fn new(tokenizer: &'a Tokenizer, last: Option<u32>, stops: &'a [String]) -> Answer<'a> {
-        Answer { tokenizer, text: tokenizer.stream_after(last), stops, held: String::new(), stopped: false }
+        Answer {
+            tokenizer,
+            text: tokenizer.stream_after(last),
+            stops,
+            held: String::new(),
+            said: String::new(),
+            stopped: false,
+        }
     }
 
     pub fn push(&mut self, token: u32) -> anyhow::Result<Flow> {
@@ -41,13 +44,24 @@ impl<'a> Answer<'a> {
         let keep = self.stops.iter().map(|s| overlap(&self.held, s)).max().unwrap_or(0);
         let free = self.held.len() - keep;
         let ready: String = self.held.drain(..free).collect();
-        print(&ready)?;
+        self.say(&ready)?;
         Ok(Flow::GoOn)
     }
 
-    pub fn finish(self) -> anyhow::Result<()> {
-        print(&self.held)?;
-        if self.stopped { Ok(()) } else { print(self.text.finish()) }
+    fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        self.said.push_str(text);
+        print(text)
+    }
+
+    /// Prints what was held back, and gives the whole text.
+    pub fn finish(mut self) -> anyhow::Result<String> {
+        let held = std::mem::take(&mut self.held);
+        self.say(&held)?;
+        if !self.stopped {
+            let last = std::mem::replace(&mut self.text, self.tokenizer.stream()).finish();
+            self.say(&last)?;
+        }
+        Ok(self.said)
     }
 }
 
