@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 
 /// What each module of `src/` may import: itself, and these.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("commands", &["engine", "chat", "convert", "registry", "tokenizer", "model", "gguf", "sample", "kernels"]),
+    (
+        "commands",
+        &["generate", "engine", "chat", "convert", "registry", "tokenizer", "model", "gguf", "sample", "kernels"],
+    ),
+    ("generate", &["engine", "chat", "tokenizer", "sample"]),
     ("engine", &["model", "gguf", "kernels"]),
     ("convert", &["tokenizer", "model", "gguf", "kernels"]),
-    ("chat", &[]),
+    ("chat", &["tokenizer", "gguf"]),
     ("registry", &[]),
     ("tokenizer", &["gguf"]),
     ("model", &["gguf", "kernels"]),
