@@ -111,8 +111,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         tell(given.statistics.line());
     }
     if let Some(path) = args.talk.session_file() {
-        if let Some(conversation) = &mut conversation {
-            conversation.answered(&given.drawn, &given.text);
+        // An empty answer is no message: some forms refuse one.
+        match &mut conversation {
+            Some(conversation) if given.text.is_empty() => _ = conversation.undo(),
+            Some(conversation) => conversation.answered(&given.drawn, &given.text),
+            None => {}
         }
         talk.save(path, &models, conversation.as_ref())?;
     }

@@ -15,6 +15,11 @@ pub enum Error {
     /// The engine could not compute it.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// The form made nothing of the messages.
+    #[error(
+        "chat template: found no token in what it renders of the messages, expected some; --chat-template names another"
+    )]
+    Nothing,
     /// The conversation does not fit, and nothing may be dropped.
     #[error("context: the conversation has {needed} tokens, the context {n_ctx}")]
     Full {
@@ -151,10 +156,11 @@ impl<'t> Conversation<'t> {
         Saved { messages: self.messages.clone(), tools: self.tools.clone() }
     }
 
-    /// Goes on with what was saved.
-    pub fn resume(&mut self, saved: Saved) {
+    /// Goes on with what was saved; `held` are the tokens that the cache holds of it.
+    pub fn resume(&mut self, saved: Saved, held: &[u32]) {
         self.messages = saved.messages;
         self.tools = saved.tools;
+        self.known.remember(&[], held, self.tokenizer);
     }
 
     /// The prompt as ids.
@@ -188,6 +194,9 @@ impl<'t> Conversation<'t> {
             }
             dropped += 1;
             ids = self.ids()?;
+        }
+        if ids.is_empty() {
+            return Err(Error::Nothing);
         }
         let kept = keep(session, &ids, full.len() - ids.len());
         let feed = ids[kept..].to_vec();

@@ -12,7 +12,7 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Cmd, CompletionType, Config, Editor, EventHandler, Helper, KeyCode, KeyEvent, Modifiers};
 use std::borrow::Cow;
 use std::io::{BufRead, IsTerminal, stdin, stdout};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const PROMPT: &str = ">>> ";
 /// What begins and ends a text of several lines.
@@ -200,7 +200,7 @@ pub fn history_file() -> Option<PathBuf> {
     }
     let state = std::env::var_os("XDG_STATE_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
     let state = state.or_else(|| Some(std::env::home_dir()?.join(".local").join("state")))?;
-    Some(state.join("ostro").join("history")).filter(|p| p.is_absolute() || p.starts_with(Path::new(".")))
+    Some(state.join("ostro").join("history"))
 }
 
 #[cfg(test)]

@@ -246,9 +246,11 @@ impl Chat<'_> {
 
     /// Keeps what was said.
     fn conclude(&mut self, given: Given, talk: &Talk) {
-        if given.drawn.is_empty() && interrupts::interrupted() {
-            tell("note: nothing was said yet; your message is taken back, /edit brings it again");
-            self.draft = self.conversation.undo().unwrap_or_default();
+        if given.text.is_empty() {
+            // An empty answer is no message: some forms refuse one.
+            tell("note: nothing was said; your message is taken back");
+            let taken = self.conversation.undo().unwrap_or_default();
+            self.draft = if self.input.is_terminal() && interrupts::interrupted() { taken } else { String::new() };
             return;
         }
         self.conversation.answered(&given.drawn, &given.text);

@@ -319,7 +319,7 @@ impl Talk<'_, '_> {
         if let Some(conversation) = conversation {
             // A system prompt of the command line is today's word.
             let system = conversation.system().map(str::to_owned);
-            conversation.resume(restored.saved);
+            conversation.resume(restored.saved, self.session.tokens());
             if let Some(system) = system {
                 conversation.set_system(&system);
             }

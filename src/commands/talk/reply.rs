@@ -41,8 +41,11 @@ impl Room<'_, '_> {
             Room::Half { keep } => {
                 let held = session.tokens().len();
                 let gone = held.saturating_sub(*keep) / 2;
+                if gone == 0 {
+                    return Ok(None);
+                }
                 session.remove(*keep..*keep + gone);
-                Ok((gone > 0).then(Vec::new))
+                Ok(Some(Vec::new()))
             }
         }
     }
