@@ -1,6 +1,7 @@
 //! `ostro run` with a small model: what it says, where it says it, and how it ends.
 
 use std::{
+    fs,
     io::Read,
     process::{Command, Stdio},
     thread,
@@ -337,4 +338,37 @@ fn interrupts_end_with_the_statistics() {
         done.code == Some(130) && last.starts_with("prompt 4 tokens, ") && last.contains("; generated "),
         "{done:?}"
     );
+}
+
+#[test]
+fn grammars_and_schemas_are_obeyed_or_refused() {
+    let folder = folder();
+    fs::write(folder.path().join("g.gbnf"), "root ::= [a-c]{4} \"in\"? # letters\n").unwrap();
+    fs::write(folder.path().join("s.json"), r#"{"enum": ["the", "in"]}"#).unwrap();
+    let run = |args: &[&str]| {
+        let mut all = vec!["run", "m", "-p", "hi", "--no-display-prompt", "-s", "5", "--temp", "2"];
+        all.extend(args);
+        Done::from(ostro(folder.path(), all).output().unwrap())
+    };
+    for grammar in [["--grammar", "root ::= [a-c]{4} \"in\"?"], ["--grammar", "g.gbnf"], ["--grammar-file", "g.gbnf"]] {
+        let done = run(&grammar);
+        let letters = done.out.strip_suffix("in").unwrap_or(&done.out);
+        let right = letters.len() == 4 && letters.bytes().all(|b| (b'a'..=b'c').contains(&b));
+        assert!(done.code == Some(0) && right, "{grammar:?}: {done:?}");
+    }
+    for schema in [["-j", r#"{"enum": ["the", "in"]}"#], ["--json-schema", "s.json"], ["-jf", "s.json"]] {
+        let done = run(&schema);
+        assert!(done.code == Some(0) && ["\"the\"", "\"in\""].contains(&done.out.as_str()), "{schema:?}: {done:?}");
+    }
+    let rows: &[(&[&str], &str)] = &[
+        (&["--grammar", "root ::= \"a"], "error: --grammar: line 1: found the end, expected \" after the text"),
+        (&["--grammar-file", "nowhere"], "error: nowhere: cannot be read"),
+        (&["-j", "nope"], "error: --json-schema: found no JSON, expected a schema"),
+        (&["-j", "{\"type\": 5}"], "error: --json-schema: "),
+        (&["-j", "{}", "--grammar", "x"], "error: the argument '--json-schema <FILE|JSON>' cannot be used with"),
+    ];
+    for (args, want) in rows {
+        let done = run(args);
+        assert!(done.out.is_empty() && done.err.starts_with(want), "{args:?}: {done:?}");
+    }
 }
