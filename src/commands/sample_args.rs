@@ -31,6 +31,12 @@ fn flag(parameter: &'static Parameter) -> Arg {
             let checked = parameter.set(&mut SampleOptions::default(), text);
             checked.map(|()| text.to_owned()).map_err(|e| e.to_string())
         });
+    // Two ways to say the same: the last one counts.
+    let arg = match parameter.name {
+        "samplers" => arg.overrides_with("sampling-seq"),
+        "sampling-seq" => arg.overrides_with("samplers"),
+        _ => arg,
+    };
     match parameter.short {
         Some(letter) => arg.short(letter),
         None => arg,
@@ -88,5 +94,62 @@ impl SampleArgs {
             values.iter().try_for_each(|value| options.set(name, value))?;
         }
         Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Test {
+        #[command(flatten)]
+        sampling: SampleArgs,
+    }
+
+    fn options(flags: &[&str]) -> SampleOptions {
+        let args = Test::try_parse_from(std::iter::once(&"test").chain(flags)).unwrap_or_else(|e| panic!("{e}"));
+        args.sampling.options(&Sampling::default(), Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn flags_are_those_of_the_table() {
+        let text = Test::command_for_help();
+        for parameter in PARAMETERS {
+            assert!(text.contains(&format!("--{} ", parameter.name)), "{}", parameter.name);
+        }
+        assert!(text.contains("[default: edskypmxt]") && text.contains("[default: 0.95]"), "{text}");
+    }
+
+    impl Test {
+        fn command_for_help() -> String {
+            use clap::CommandFactory;
+            Test::command().render_long_help().to_string()
+        }
+    }
+
+    #[test]
+    fn what_is_given_last_counts() {
+        let rows: [(&[&str], &str); 4] = [
+            (&["--samplers", "top_k;temp"], "kt"),
+            (&["--samplers", "top_k;temp", "--sampling-seq", "tk"], "tk"),
+            (&["--sampler-seq", "tk", "--samplers", "top_k"], "k"),
+            (&["--samplers", ""], ""),
+        ];
+        for (flags, want) in rows {
+            let mut expected = SampleOptions::default();
+            expected.set("sampling-seq", want).unwrap();
+            assert_eq!(options(flags), expected, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn values_may_begin_with_a_dash_and_come_again() {
+        let o =
+            options(&["--top-n-sigma", "-1", "-l", "5+1", "-l", "6-inf", "--dry-sequence-breaker", "-", "--temp", "0"]);
+        assert_eq!(o.logit_bias, [(5, 1.0), (6, f32::NEG_INFINITY)]);
+        assert_eq!(o.dry_breakers, ["-"]);
+        assert_eq!((o.top_n_sigma, o.temp), (-1.0, 0.0));
     }
 }

@@ -51,7 +51,16 @@ const NOT_HERE: &[(&str, &str)] = &[
 ];
 
 /// Flags whose value is free text, which may look like a flag.
-const TEXT: &[&str] = &["-p", "--prompt", "-r", "--reverse-prompt", "-sys", "--system-prompt", "--chat-template"];
+const TEXT: &[&str] = &[
+    "-p",
+    "--prompt",
+    "-r",
+    "--reverse-prompt",
+    "-sys",
+    "--system-prompt",
+    "--chat-template",
+    "--dry-sequence-breaker",
+];
 
 /// The command line with those flags in their long form, and with `-` for `_` in long flags.
 pub(super) fn today(args: impl Iterator<Item = OsString>) -> Vec<OsString> {

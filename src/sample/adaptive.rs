@@ -4,7 +4,7 @@
 //! Definition: llama.cpp's `llama_sampler_adaptive_p` (its pull request 17927).
 
 use super::SampleOptions;
-use super::filters::{Candidate, draw, weights};
+use super::candidates::{Candidate, Softmax, draw};
 
 /// A token at the target has this logit, and others less.
 const PEAK: f64 = 5.0;
@@ -12,7 +12,7 @@ const SHARPNESS: f64 = 10.0;
 const WIDTH: f64 = 0.3;
 
 /// Probabilities that were drawn, older ones counting less.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Adaptive {
     sum: f64,
     weight: f64,
@@ -38,8 +38,8 @@ impl Adaptive {
         }
         let target = f64::from(o.adaptive_target.min(1.0));
         let adapted = (2.0 * target - self.sum / self.weight).clamp(0.0, 1.0);
-        let total: f64 = weights(list).sum();
-        let probabilities: Vec<f64> = weights(list).map(|w| w / total).collect();
+        let softmax = Softmax::of(list)?;
+        let probabilities: Vec<f64> = list.iter().map(|c| softmax.p(c)).collect();
         for (c, p) in list.iter_mut().zip(&probabilities).filter(|(c, _)| c.logit > f32::NEG_INFINITY) {
             let distance = ((p - adapted) / WIDTH).abs();
             c.logit = (PEAK - SHARPNESS * distance * distance / (1.0 + distance)) as f32;

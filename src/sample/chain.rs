@@ -41,29 +41,19 @@ const KINDS: &[(Kind, &str, char)] = &[
     (AdaptiveP, "adaptive_p", 'a'),
 ];
 
-/// Other names that llama.cpp takes.
-const ALIASES: &[(&str, Kind)] = &[
-    ("top-k", TopK),
-    ("top-p", TopP),
-    ("nucleus", TopP),
-    ("typical-p", Typical),
-    ("typical", Typical),
-    ("typ-p", Typical),
-    ("typ", Typical),
-    ("min-p", MinP),
-    ("temp", Temperature),
-    ("top-n-sigma", TopNSigma),
-    ("adaptive-p", AdaptiveP),
-];
+/// Other names, without the `_` and `-` that may be left out.
+const ALIASES: &[(&str, Kind)] =
+    &[("nucleus", TopP), ("typical", Typical), ("typicalp", Typical), ("typ", Typical), ("temp", Temperature)];
 
 /// The order when nothing else is said.
 pub(super) const DEFAULT: [Kind; 9] = [Penalties, Dry, TopNSigma, TopK, Typical, TopP, MinP, Xtc, Temperature];
 
 /// `a;b;c`
 pub(super) fn by_names(text: &str) -> Result<Vec<Kind>, String> {
+    let plain = |name: &str| name.to_ascii_lowercase().replace(['_', '-'], "");
     let one = |name: &str| {
-        let known = KINDS.iter().map(|(kind, known, _)| (*known, *kind)).chain(ALIASES.iter().copied());
-        known.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, kind)| kind)
+        let mut known = KINDS.iter().map(|(kind, known, _)| (*known, *kind)).chain(ALIASES.iter().copied());
+        known.find(|(known, _)| plain(known) == plain(name)).map(|(_, kind)| kind)
     };
     let names = || KINDS.iter().map(|(_, name, _)| *name).collect::<Vec<_>>().join(", ");
     let kinds = text.split(';').map(str::trim).filter(|name| !name.is_empty()).map(one);
@@ -99,7 +89,18 @@ mod tests {
         assert_eq!(letters(&DEFAULT), "edskypmxt");
         assert_eq!(by_names(&names(&DEFAULT)), Ok(DEFAULT.to_vec()));
         assert_eq!(by_letters("edskypmxt"), Ok(DEFAULT.to_vec()));
-        assert_eq!(by_names("temp; top-p"), Ok(vec![Temperature, TopP]));
+        let rows = [
+            ("temp; top-p", vec![Temperature, TopP]),
+            ("TopK;min_p;nucleus;top-k", vec![TopK, MinP, TopP, TopK]),
+            ("typ;typical-p;typical;typ_p", vec![Typical; 4]),
+            ("topnsigma;adaptive-p;", vec![TopNSigma, AdaptiveP]),
+        ];
+        for (given, want) in rows {
+            assert_eq!(by_names(given), Ok(want), "{given}");
+        }
+        for wrong in ["top_k;top_q", "top_k,top_p", "infill"] {
+            assert!(by_names(wrong).unwrap_err().contains("top_n_sigma"), "{wrong}");
+        }
         assert_eq!(by_names(""), Ok(Vec::new()));
         assert!(by_letters("kz").unwrap_err().contains("k (top_k)"));
     }

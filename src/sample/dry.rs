@@ -5,8 +5,8 @@
 //! token's logit falls by `multiplier * base ^ (n - allowed_length)` if `n >= allowed_length`.
 
 use super::SampleOptions;
-use super::filters::{Candidate, of_token};
-use super::math::pow;
+use super::candidates::{Candidate, of_token};
+use super::math::{ln, pow};
 use std::collections::{BTreeMap, HashMap};
 
 /// Sequences of tokens that begin with a breaker: the token in which it begins, and those that must follow.
@@ -107,14 +107,15 @@ pub(super) fn dry(list: &mut [Candidate], seen: &[u32], breakers: &Breakers, o: 
         }
     }
     // The penalty stays a number.
-    let most = if o.dry_base > 1.000001 { (f32::MAX.ln() / o.dry_base.ln()) as usize } else { usize::MAX };
+    let most =
+        if o.dry_base > 1.000001 { (ln(f64::from(f32::MAX)) / ln(f64::from(o.dry_base))) as usize } else { usize::MAX };
     for (token, n) in longest {
         if breakers.is_one(token) {
             continue;
         }
         if let Some(c) = of_token(list, token) {
             let exponent = (n - o.dry_allowed_length).min(most);
-            c.logit -= o.dry_multiplier * pow(f64::from(o.dry_base), exponent as f64) as f32;
+            c.set(c.logit - o.dry_multiplier * pow(f64::from(o.dry_base), exponent as f64) as f32);
         }
     }
 }

@@ -1,109 +1,51 @@
-//! The filters of the sampling chain, each a function over the list of candidates.
+//! The filters of the sampling chain, each a function over the list of candidates, which it takes in any order.
 //!
-//! Definitions: llama.cpp's `src/llama-sampler.cpp`. A list is in the order of the ids until something sorts it; sorted is
-//! best first, and of equals the lower id first. Every filter takes a list in any order.
+//! Definitions: llama.cpp's `src/llama-sampler.cpp`, with its edges: where it takes "at least" or "more than" there is
+//! the same here. A list in which something is possible keeps something possible, whatever the parameters.
 
 use super::SampleOptions;
-use super::math::{exp, ln, pow};
-use std::cmp::Ordering;
+use super::candidates::{Candidate, Softmax, better, keep_sum, logit, max_logit, of_token, select};
+use super::math::{ln, pow};
 
-/// A token that may be drawn.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Candidate {
-    pub token: u32,
-    pub logit: f32,
-}
-
-fn better(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
-}
-
-/// The candidate of a token: at its own place as long as nothing was taken out or moved.
-pub(super) fn of_token(list: &mut [Candidate], token: u32) -> Option<&mut Candidate> {
-    match list.get(token as usize) {
-        Some(c) if c.token == token => list.get_mut(token as usize),
-        _ => list.iter_mut().find(|c| c.token == token),
-    }
-}
-
-/// Makes seen tokens less likely. `counts` is scratch.
-pub(super) fn penalties(list: &mut [Candidate], seen: &[u32], counts: &mut Vec<(u32, u32)>, o: &SampleOptions) {
+/// Makes seen tokens less likely. `counts` is scratch, a zero for each token of the vocabulary.
+pub(super) fn penalties(list: &mut [Candidate], seen: &[u32], counts: &mut [u32], o: &SampleOptions) {
     if o.repeat_penalty == 1.0 && o.presence_penalty == 0.0 && o.frequency_penalty == 0.0 {
         return;
     }
     let last_n = o.repeat_last_n.unwrap_or(usize::MAX).min(seen.len());
-    counts.clear();
-    counts.extend(seen[seen.len() - last_n..].iter().map(|&token| (token, 1)));
-    counts.sort_unstable();
-    counts.dedup_by(|next, first| {
-        let same = next.0 == first.0;
-        if same {
-            first.1 += next.1;
+    let seen = &seen[seen.len() - last_n..];
+    for &token in seen {
+        if let Some(count) = counts.get_mut(token as usize) {
+            *count += 1;
         }
-        same
-    });
-    for &(token, count) in counts.iter() {
+    }
+    for &token in seen {
+        // Taken away, so that what was seen twice is not penalized twice, and all are zero in the end.
+        let count = counts.get_mut(token as usize).map_or(0, std::mem::take);
+        if count == 0 {
+            continue;
+        }
         let Some(c) = of_token(list, token) else { continue };
-        if c.logit <= 0.0 {
-            c.logit *= o.repeat_penalty;
-        } else {
-            c.logit /= o.repeat_penalty;
-        }
-        c.logit -= count as f32 * o.frequency_penalty + o.presence_penalty;
+        // Dividing would make what is below zero likelier.
+        let logit = if c.logit <= 0.0 { c.logit * o.repeat_penalty } else { c.logit / o.repeat_penalty };
+        c.set(logit - (count as f32 * o.frequency_penalty + o.presence_penalty));
     }
 }
 
-/// Keeps the `k` best, sorted; 0 keeps all.
+/// Keeps the `k` best, sorted; 0 keeps all. Where there are no more than `k` the list stays as it is.
 pub(super) fn top_k(list: &mut Vec<Candidate>, k: usize) {
-    if k == 0 {
-        return;
-    }
-    if k < list.len() {
-        list.select_nth_unstable_by(k, better);
-        list.truncate(k);
-    }
-    list.sort_unstable_by(better);
-}
-
-/// Sorts the best first, as far as `enough` wants to see: it is given more and more of them.
-fn sort_until(list: &mut [Candidate], mut enough: impl FnMut(&[Candidate]) -> bool) {
-    let mut sorted = 0;
-    let mut next = 128;
-    while sorted < list.len() {
-        let rest = &mut list[sorted..];
-        let n = next.min(rest.len());
-        if n < rest.len() {
-            rest.select_nth_unstable_by(n, better);
-        }
-        rest[..n].sort_unstable_by(better);
-        sorted += n;
-        if enough(&list[..sorted]) {
-            return;
-        }
-        next *= 4;
+    if k > 0 && k < list.len() {
+        *list = select(list, k, logit);
     }
 }
 
 /// Keeps the best tokens whose probabilities sum to at least `p`, one at least, sorted; 1 keeps all.
 pub(super) fn top_p(list: &mut Vec<Candidate>, p: f32) {
-    if p >= 1.0 || list.is_empty() {
+    if p >= 1.0 {
         return;
     }
-    let max = max_logit(list);
-    let total: f64 = weights(list).sum();
-    let (mut sum, mut seen, mut keep) = (0.0, 0, None);
-    sort_until(list, |sorted| {
-        for c in &sorted[seen..] {
-            sum += weight(c, max) / total;
-            seen += 1;
-            if sum >= f64::from(p) {
-                keep = Some(seen);
-                return true;
-            }
-        }
-        false
-    });
-    list.truncate(keep.unwrap_or(list.len()));
+    let Some(softmax) = Softmax::of(list) else { return };
+    keep_sum(list, &softmax, logit, |sum| sum >= f64::from(p));
 }
 
 /// Keeps the tokens whose probability is at least `p` times that of the best; 0 keeps all.
@@ -111,47 +53,30 @@ pub(super) fn min_p(list: &mut Vec<Candidate>, p: f32) {
     if p <= 0.0 {
         return;
     }
-    let least = max_logit(list) + ln(f64::from(p.min(1.0))) as f32;
-    list.retain(|c| c.logit >= least);
+    let least = f64::from(max_logit(list)) + ln(f64::from(p.min(1.0)));
+    list.retain(|c| f64::from(c.logit) >= least);
 }
 
 /// Keeps the tokens whose surprise is nearest to the expected one, until their probabilities exceed `p`; 1 keeps all.
 pub(super) fn typical(list: &mut Vec<Candidate>, p: f32) {
-    if p >= 1.0 || list.is_empty() {
+    if p >= 1.0 {
         return;
     }
-    let total: f64 = weights(list).sum();
-    let entropy = entropy(list, total);
-    let max = max_logit(list);
-    // Distance from the expected surprise, probability, candidate.
-    let mut scored: Vec<(f64, f64, Candidate)> = list
-        .iter()
-        .map(|c| {
-            let p = weight(c, max) / total;
-            ((-ln(p) - entropy).abs(), p, *c)
-        })
-        .filter(|(_, p, _)| *p > 0.0)
-        .collect();
-    scored.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(better(&a.2, &b.2)));
-    let mut sum = 0.0;
-    let last = scored.iter().position(|(_, q, _)| {
-        sum += q;
-        sum > f64::from(p)
-    });
-    list.clear();
-    list.extend(scored.iter().take(last.map_or(scored.len(), |last| last + 1)).map(|(.., c)| *c));
+    let Some(softmax) = Softmax::of(list) else { return };
+    // Surprises are logits turned round, so both are equally far from what is expected.
+    let expected = softmax.logit_of_surprise(softmax.entropy());
+    keep_sum(list, &softmax, |c: &Candidate| -(f64::from(c.logit) - expected).abs(), |sum| sum > f64::from(p));
 }
 
 /// Keeps the tokens within `n` standard deviations of the logits below the best one; 0 or less keeps all.
 pub(super) fn top_n_sigma(list: &mut Vec<Candidate>, n: f32) {
-    let finite = |c: &&Candidate| c.logit > f32::NEG_INFINITY;
-    let count = list.iter().filter(finite).count() as f64;
+    let logits = || list.iter().filter(|c| c.logit > f32::NEG_INFINITY).map(|c| f64::from(c.logit));
+    let count = logits().count() as f64;
     if n <= 0.0 || count < 2.0 {
         return;
     }
-    let mean = list.iter().filter(finite).map(|c| f64::from(c.logit)).sum::<f64>() / count;
-    let square = |c: &Candidate| (f64::from(c.logit) - mean) * (f64::from(c.logit) - mean);
-    let deviation = (list.iter().filter(finite).map(square).sum::<f64>() / count).sqrt();
+    let mean = logits().sum::<f64>() / count;
+    let deviation = (logits().map(|l| (l - mean) * (l - mean)).sum::<f64>() / count).sqrt();
     let least = f64::from(max_logit(list)) - f64::from(n) * deviation;
     list.retain(|c| f64::from(c.logit) >= least);
 }
@@ -159,77 +84,45 @@ pub(super) fn top_n_sigma(list: &mut Vec<Candidate>, n: f32) {
 /// Excludes all but the least likely of the tokens of at least `threshold`, if `chance`, in 0..1, is not above the
 /// probability of doing so.
 pub(super) fn xtc(list: &mut Vec<Candidate>, chance: f64, o: &SampleOptions) {
-    if list.len() < 2 || o.xtc_threshold > 0.5 || chance >= f64::from(o.xtc_probability) {
+    if list.len() < 2 || o.xtc_threshold > 0.5 || chance > f64::from(o.xtc_probability) {
         return;
     }
-    let max = max_logit(list);
-    let total: f64 = weights(list).sum();
-    let likely = |c: &Candidate| weight(c, max) / total >= f64::from(o.xtc_threshold);
-    let last = list.iter().filter(|c| likely(c)).max_by(|a, b| better(a, b)).copied();
-    if let Some(last) = last {
-        list.retain(|c| !likely(c) || *c == last);
+    let Some(softmax) = Softmax::of(list) else { return };
+    let least = softmax.logit_of_surprise(-ln(f64::from(o.xtc_threshold)));
+    let likely = |c: &&Candidate| f64::from(c.logit) >= least && c.logit > f32::NEG_INFINITY;
+    if let Some(last) = list.iter().filter(likely).max_by(|a, b| better(a, b)).copied() {
+        list.retain(|c| better(c, &last).is_ge());
     }
 }
 
-/// Divides the logits, after taking the largest from all: it stays at zero however small the divisor. With a range the
-/// divisor follows the entropy. At 0 or less the best one stays alone.
+/// The temperature with its range: the divisor follows the entropy, from `temp - range` where one token is sure to
+/// `temp + range` where all are alike.
 pub(super) fn temperature(list: &mut Vec<Candidate>, o: &SampleOptions) {
-    let mut temp = o.temp;
-    if o.dynatemp_range > 0.0 && list.len() > 1 {
-        let (low, high) = ((o.temp - o.dynatemp_range).max(0.0), o.temp + o.dynatemp_range);
-        let total = weights(list).sum();
-        let share = entropy(list, total) / ln(list.len() as f64);
-        temp = low + (high - low) * pow(share, f64::from(o.dynatemp_exp)) as f32;
-    }
+    let softmax = if o.dynatemp_range > 0.0 && list.len() > 1 { Softmax::of(list) } else { None };
+    let Some(softmax) = softmax else { return divide(list, o.temp) };
+    let (low, high) = ((o.temp - o.dynatemp_range).max(0.0), o.temp + o.dynatemp_range);
+    // Rounding may take the share a little out of 0..1.
+    let share = (softmax.entropy() / ln(list.len() as f64)).clamp(0.0, 1.0);
+    divide(list, low + (high - low) * pow(share, f64::from(o.dynatemp_exp)) as f32);
+}
+
+/// Divides the logits by a temperature. At 0 or less the best one stays alone.
+pub(super) fn divide(list: &mut Vec<Candidate>, temp: f32) {
     if temp <= 0.0 {
-        top_k(list, 1);
-        return;
+        return top_k(list, 1);
     }
     let max = max_logit(list);
+    // Only differences matter to a draw, so where a small divisor would overflow, the largest becomes zero. Else the
+    // logits keep their signs, as penalties that come later tell them apart by these.
+    let shift = if (max / temp).abs() < f32::MAX / 2.0 { 0.0 } else { max };
     if max > f32::NEG_INFINITY {
-        list.iter_mut().for_each(|c| c.logit = (c.logit - max) / temp);
+        list.iter_mut().for_each(|c| c.set((c.logit - shift) / temp));
     }
-}
-
-/// The expected surprise in nats.
-fn entropy(list: &[Candidate], total: f64) -> f64 {
-    weights(list).map(|w| w / total).filter(|&p| p > 0.0).map(|p| -p * ln(p)).sum()
-}
-
-/// The candidate at the place `at`, in 0..1, of the cumulated probabilities, and its probability.
-pub(super) fn draw(list: &[Candidate], at: f64) -> Option<(u32, f64)> {
-    let total: f64 = weights(list).sum();
-    let mut left = at * total;
-    let mut last = None;
-    for (c, w) in list.iter().zip(weights(list)) {
-        if w > 0.0 {
-            last = Some((c.token, w / total));
-            left -= w;
-            if left < 0.0 {
-                break;
-            }
-        }
-    }
-    last
-}
-
-pub(super) fn max_logit(list: &[Candidate]) -> f32 {
-    list.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// A probability times a common factor.
-pub(super) fn weight(c: &Candidate, max: f32) -> f64 {
-    if c.logit == f32::NEG_INFINITY { 0.0 } else { exp(f64::from(c.logit) - f64::from(max)) }
-}
-
-/// Probabilities times a common factor.
-pub(super) fn weights(list: &[Candidate]) -> impl Iterator<Item = f64> {
-    let max = max_logit(list);
-    list.iter().map(move |c| weight(c, max))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::candidates::draw;
     use super::*;
 
     fn list(probabilities: &[f32]) -> Vec<Candidate> {
@@ -261,7 +154,7 @@ mod tests {
         let rows: &[(&str, Filter, &[u32])] = &[
             ("top_k 2", |l| top_k(l, 2), &[1, 4]),
             ("top_k 0", |l| top_k(l, 0), &[0, 1, 2, 3, 4]),
-            ("top_k 9", |l| top_k(l, 9), &[1, 4, 2, 0, 3]),
+            ("top_k 9", |l| top_k(l, 9), &[0, 1, 2, 3, 4]),
             ("top_p 0.5", |l| top_p(l, 0.5), &[1, 4]),
             ("top_p 0.7", |l| top_p(l, 0.7), &[1, 4, 2]),
             ("top_p 0", |l| top_p(l, 0.0), &[1]),
@@ -360,8 +253,7 @@ mod tests {
             (1.0, 0.01, 0.5, &[3]),
             (1.0, 0.6, 0.5, &[0, 1, 2, 3, 4]),
             (0.5, 0.19, 0.49, &[0, 2, 3]),
-            (0.5, 0.19, 0.5, &[0, 1, 2, 3, 4]),
-            (0.0, 0.19, 0.0, &[0, 1, 2, 3, 4]),
+            (0.5, 0.19, 0.51, &[0, 1, 2, 3, 4]),
         ];
         for (probability, threshold, chance, want) in rows {
             let mut l = list(&p);
@@ -408,11 +300,11 @@ mod tests {
         };
         let mut l = [(0, 2.0), (1, -1.0), (2, 5.0)].map(|(token, logit)| Candidate { token, logit });
         let want = [(0, 2.0 / 2.0 - 0.5 - 0.5), (1, -2.0 - 0.25 - 0.5), (2, 5.0)];
-        penalties(&mut l, &[0, 1, 0, 99], &mut Vec::new(), &o);
+        penalties(&mut l, &[0, 1, 0, 99], &mut [0; 3], &o);
         assert_eq!(l.map(|c| (c.token, c.logit)), want);
         // In another order the same.
         let mut l = [(2, 5.0), (0, 2.0), (1, -1.0)].map(|(token, logit)| Candidate { token, logit });
-        penalties(&mut l, &[0, 1, 0, 99], &mut Vec::new(), &o);
+        penalties(&mut l, &[0, 1, 0, 99], &mut [0; 3], &o);
         assert_eq!(l.map(|c| (c.token, c.logit)), [want[2], want[0], want[1]]);
     }
 

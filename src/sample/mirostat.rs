@@ -3,49 +3,59 @@
 //! Definition: <https://arxiv.org/abs/2007.14966>; version 2 leaves out the estimate of Zipf's exponent.
 
 use super::SampleOptions;
-use super::filters::{Candidate, draw, max_logit, top_k, weight, weights};
+use super::candidates::{Candidate, Softmax, draw, logit, max_logit, select};
+use super::filters::top_k;
 use super::math::{ln, log2, pow};
+use std::f64::consts::LN_2;
 
 /// How many of the best tokens the exponent is estimated from.
 const ESTIMATED_FROM: usize = 100;
 
 /// What it has learned.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Mirostat {
     /// The surprise, in bits, up to which tokens are kept.
     mu: f64,
+    /// The token that was drawn and its surprise, until it is accepted.
+    drawn: Option<(u32, f64)>,
 }
 
 impl Mirostat {
     /// Nothing yet.
     pub fn new(o: &SampleOptions) -> Mirostat {
-        Mirostat { mu: 2.0 * f64::from(o.mirostat_ent) }
+        Mirostat { mu: 2.0 * f64::from(o.mirostat_ent), drawn: None }
     }
 
-    /// Draws at `at`, in 0..1, from a list of the `n_vocab` tokens, and learns.
+    /// Draws at `at`, in 0..1, from a list of the `n_vocab` tokens.
     pub fn draw(&mut self, list: &mut Vec<Candidate>, n_vocab: usize, at: f64, o: &SampleOptions) -> Option<u32> {
-        top_k(list, list.len());
         match o.mirostat {
             1 => top_k(list, self.k(list, n_vocab)),
             _ => {
-                let (max, total) = (max_logit(list), weights(list).sum::<f64>());
-                let keep = list.iter().take_while(|c| -log2(weight(c, max) / total) <= self.mu).count();
-                list.truncate(keep.max(1));
+                let softmax = Softmax::of(list)?;
+                // The best stays, however surprising.
+                let least = softmax.logit_of_surprise(self.mu * LN_2).min(f64::from(max_logit(list)));
+                list.retain(|c| f64::from(c.logit) >= least);
             }
         }
         let (token, p) = draw(list, at)?;
-        self.mu -= f64::from(o.mirostat_lr) * (-log2(p) - f64::from(o.mirostat_ent));
+        self.drawn = Some((token, -log2(p)));
         Some(token)
+    }
+
+    /// Learns of the token that is taken.
+    pub fn accept(&mut self, token: u32, o: &SampleOptions) {
+        if let Some((_, surprise)) = self.drawn.take().filter(|(drawn, _)| *drawn == token) {
+            self.mu -= f64::from(o.mirostat_lr) * (surprise - f64::from(o.mirostat_ent));
+        }
     }
 
     /// How many tokens to keep, for probabilities that fall as Zipf's law with the exponent that they show.
     fn k(&self, list: &[Candidate], n_vocab: usize) -> usize {
-        let max = max_logit(list);
-        let best: Vec<f64> = list.iter().take(ESTIMATED_FROM).map(|c| weight(c, max)).filter(|w| *w > 0.0).collect();
+        let best = select(list, ESTIMATED_FROM, logit);
         let (mut products, mut squares) = (0.0, 0.0);
-        for (i, two) in best.windows(2).enumerate() {
+        for (i, two) in best.windows(2).enumerate().take_while(|(_, two)| two[1].logit > f32::NEG_INFINITY) {
             let t = ln((i + 2) as f64 / (i + 1) as f64);
-            products += t * ln(two[0] / two[1]);
+            products += t * (f64::from(two[0].logit) - f64::from(two[1].logit));
             squares += t * t;
         }
         let s = products / squares;
@@ -77,6 +87,7 @@ mod tests {
                     let at = (x >> 11) as f64 / (1u64 << 53) as f64;
                     let mut list = zipf.clone();
                     let token = mirostat.draw(&mut list, 2000, at, &o).unwrap();
+                    mirostat.accept(token, &o);
                     // As mirostat sees it: among the tokens that were kept.
                     let kept: f64 = list.iter().map(|c| f64::from(c.logit).exp()).sum();
                     surprises.push(-(f64::from(zipf[token as usize].logit).exp() / kept).log2());

@@ -4,12 +4,15 @@
 //! and the exponentials are ours and not the system's, and of equals the lower id comes first.
 
 mod adaptive;
+mod candidates;
 mod chain;
 mod dry;
 mod filters;
 pub mod grammar;
 mod math;
 mod mirostat;
+#[cfg(test)]
+mod naive;
 mod options;
 
 pub use chain::Kind;
@@ -18,7 +21,7 @@ pub use grammar::Grammar;
 pub use options::{PARAMETERS, Parameter, SampleOptions};
 
 use adaptive::Adaptive;
-use filters::Candidate;
+use candidates::Candidate;
 use mirostat::Mirostat;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -36,6 +39,14 @@ pub enum Error {
     /// Every token is banned or impossible.
     #[error("logits: no token is possible")]
     Nothing,
+    /// A bias for a token that does not exist.
+    #[error("logit-bias: found token {token}, expected one below the vocabulary's {n_vocab}")]
+    NoToken {
+        /// The token.
+        token: u32,
+        /// The size of the vocabulary.
+        n_vocab: usize,
+    },
     /// The grammar could not go on.
     #[error(transparent)]
     Grammar(#[from] grammar::Error),
@@ -70,14 +81,16 @@ pub struct Sampler {
     adaptive: Adaptive,
     grammar: Option<Grammar>,
     list: Vec<Candidate>,
-    counts: Vec<(u32, u32)>,
+    /// Scratch of the penalties: a zero for each token.
+    counts: Vec<u32>,
 }
 
 impl Sampler {
     /// A sampler that has seen nothing.
     pub fn new(options: SampleOptions) -> Sampler {
+        let options = with_seed(options);
         Sampler {
-            rng: seeded(options.seed),
+            rng: seeded(&options),
             seen: Vec::new(),
             breakers: Breakers::default(),
             mirostat: Mirostat::new(&options),
@@ -105,19 +118,25 @@ impl Sampler {
         self.grammar = grammar;
     }
 
-    /// The settings.
+    /// The settings, with the seed that is used where none was given.
     pub fn options(&self) -> &SampleOptions {
         &self.options
     }
 
     /// Changes the settings; a seed that is another begins a new row of draws.
     pub fn set_options(&mut self, options: SampleOptions) {
+        let options = with_seed(options);
         if options.seed != self.options.seed {
-            self.rng = seeded(options.seed);
+            self.rng = seeded(&options);
+        }
+        // What was learned is of use as long as it is learned in the same way.
+        if Mirostat::new(&options) != Mirostat::new(&self.options) || options.mirostat != self.options.mirostat {
+            self.mirostat = Mirostat::new(&options);
+        }
+        if Adaptive::new(&options) != Adaptive::new(&self.options) {
+            self.adaptive = Adaptive::new(&options);
         }
         self.options = options;
-        self.mirostat = Mirostat::new(&self.options);
-        self.adaptive = Adaptive::new(&self.options);
     }
 
     /// The texts that no repetition goes across, which DRY needs as tokens of the vocabulary.
@@ -132,6 +151,7 @@ impl Sampler {
     pub fn accept(&mut self, token: u32) -> Result<(), Error> {
         self.seen.push(token);
         self.adaptive.accept(token, &self.options);
+        self.mirostat.accept(token, &self.options);
         if let Some(grammar) = &mut self.grammar {
             grammar.accept(token)?;
         }
@@ -143,17 +163,24 @@ impl Sampler {
     /// # Errors
     /// A logit that is NaN or plus infinity, or nothing left to draw from.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, Error> {
-        if let Some(token) = logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
+        // All are looked at, as that is faster than to look for the first while there is none.
+        if !logits.iter().fold(true, |fine, l| fine & (*l < f32::INFINITY)) {
+            let token = logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY).unwrap_or_default();
             return Err(Error::NotANumber { token });
         }
         let o = &self.options;
         let list = &mut self.list;
         list.clear();
         list.extend(logits.iter().zip(0..).map(|(&logit, token)| Candidate { token, logit }));
-        let banned = o.banned.iter().map(|&token| (token, f32::NEG_INFINITY));
-        for (token, bias) in o.logit_bias.iter().copied().chain(banned) {
+        self.counts.resize(logits.len(), 0);
+        for &(token, bias) in &o.logit_bias {
+            let n_vocab = list.len();
+            let c = list.get_mut(token as usize).ok_or(Error::NoToken { token, n_vocab })?;
+            c.set(c.logit + bias);
+        }
+        for &token in &o.banned {
             if let Some(c) = list.get_mut(token as usize) {
-                c.logit += bias;
+                c.logit = f32::NEG_INFINITY;
             }
         }
         if let Some(grammar) = &mut self.grammar {
@@ -163,7 +190,7 @@ impl Sampler {
         // 53 random bits make a number in [0, 1).
         let mut chance = || (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         if o.mirostat > 0 {
-            filters::temperature(list, o);
+            filters::divide(list, o.temp);
             return self.mirostat.draw(list, logits.len(), chance(), o).ok_or(Error::Nothing);
         }
         for kind in &o.samplers {
@@ -184,14 +211,20 @@ impl Sampler {
         }
         let drawn = match o.samplers.contains(&Kind::AdaptiveP) {
             true => self.adaptive.draw(list, chance(), o),
-            false => filters::draw(list, chance()).map(|(token, _)| token),
+            false => candidates::draw(list, chance()).map(|(token, _)| token),
         };
         drawn.ok_or(Error::Nothing)
     }
 }
 
-fn seeded(seed: Option<u64>) -> ChaCha8Rng {
-    ChaCha8Rng::seed_from_u64(seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id())))
+/// The options with a random seed where they have none, so that it can be told and given again.
+fn with_seed(mut options: SampleOptions) -> SampleOptions {
+    options.seed.get_or_insert_with(|| RandomState::new().hash_one(std::process::id()));
+    options
+}
+
+fn seeded(options: &SampleOptions) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(options.seed.unwrap_or_default())
 }
 
 #[cfg(test)]

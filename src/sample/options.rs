@@ -154,7 +154,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.top_p = finite(v)?;
+            o.top_p = share(v)?;
             Ok(())
         },
         get: |o| o.top_p.to_string(),
@@ -162,7 +162,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.min_p = finite(v)?;
+            o.min_p = share(v)?;
             Ok(())
         },
         get: |o| o.min_p.to_string(),
@@ -187,7 +187,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.repeat_last_n = whole(v)?;
+            o.repeat_last_n = look_back(v)?;
             Ok(())
         },
         get: |o| last_n(o.repeat_last_n),
@@ -227,7 +227,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.dry_base = finite(v).ok().filter(|&b| b >= 1.0).ok_or("a number of 1 or more")?;
+            o.dry_base = within(v, 1.0, f32::MAX, "a number of 1 or more")?;
             Ok(())
         },
         get: |o| o.dry_base.to_string(),
@@ -235,7 +235,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.dry_allowed_length = whole(v)?.unwrap_or(0);
+            o.dry_allowed_length = number(v, "a whole number of 0 or more")?;
             Ok(())
         },
         get: |o| o.dry_allowed_length.to_string(),
@@ -243,7 +243,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.dry_penalty_last_n = whole(v)?;
+            o.dry_penalty_last_n = look_back(v)?;
             Ok(())
         },
         get: |o| last_n(o.dry_penalty_last_n),
@@ -251,13 +251,18 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            match v {
-                "none" => o.dry_breakers.clear(),
-                v => o.dry_breakers.push(v.to_owned()),
+            match unescaped(v) {
+                none if none == "none" => o.dry_breakers.clear(),
+                empty if empty.is_empty() => return Err("a text, or none".to_owned()),
+                text if o.dry_breakers.contains(&text) => {}
+                text => o.dry_breakers.push(text),
             }
             Ok(())
         },
-        get: |o| format!("{:?}", o.dry_breakers),
+        get: |o| {
+            let texts: Vec<String> = o.dry_breakers.iter().map(|text| escaped(text)).collect();
+            if texts.is_empty() { "none".to_owned() } else { texts.join(" ") }
+        },
         many: true,
         ..row("dry-sequence-breaker", "TEXT", "DRY: no repetition goes across this text; none for none at all")
     },
@@ -272,7 +277,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.typical = finite(v)?;
+            o.typical = share(v)?;
             Ok(())
         },
         get: |o| o.typical.to_string(),
@@ -281,7 +286,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.xtc_probability = finite(v)?;
+            o.xtc_probability = share(v)?;
             Ok(())
         },
         get: |o| o.xtc_probability.to_string(),
@@ -289,7 +294,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.xtc_threshold = finite(v)?;
+            o.xtc_threshold = share(v)?;
             Ok(())
         },
         get: |o| o.xtc_threshold.to_string(),
@@ -297,7 +302,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.dynatemp_range = finite(v)?;
+            o.dynatemp_range = within(v, 0.0, f32::MAX, "a number of 0 or more")?;
             Ok(())
         },
         get: |o| o.dynatemp_range.to_string(),
@@ -339,7 +344,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.adaptive_target = finite(v)?;
+            o.adaptive_target = within(v, f32::MIN, 1.0, "a number from 0 to 1, or below 0 for off")?;
             Ok(())
         },
         get: |o| o.adaptive_target.to_string(),
@@ -347,7 +352,7 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         set: |o, v| {
-            o.adaptive_decay = finite(v)?;
+            o.adaptive_decay = within(v, 0.0, 0.99, "a number from 0 to 0.99")?;
             Ok(())
         },
         get: |o| o.adaptive_decay.to_string(),
@@ -394,7 +399,7 @@ impl Parameter {
     /// # Errors
     /// A value that it cannot have, with what is expected.
     pub fn set(&self, options: &mut SampleOptions, value: &str) -> Result<(), Error> {
-        (self.set)(options, value.trim()).map_err(|expected| Error::Parameter {
+        (self.set)(options, value).map_err(|expected| Error::Parameter {
             name: self.name,
             found: value.to_owned(),
             expected,
@@ -434,6 +439,48 @@ fn number<T: std::str::FromStr>(text: &str, expected: &str) -> Result<T, String>
 
 fn finite(text: &str) -> Result<f32, String> {
     number(text, "a number").and_then(|v: f32| if v.is_finite() { Ok(v) } else { Err("a number".to_owned()) })
+}
+
+fn within(text: &str, least: f32, most: f32, expected: &str) -> Result<f32, String> {
+    finite(text).ok().filter(|v| (least..=most).contains(v)).ok_or_else(|| expected.to_owned())
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    within(text, 0.0, 1.0, "a number from 0 to 1")
+}
+
+/// How many last tokens; `None` is all.
+fn look_back(text: &str) -> Result<Option<usize>, String> {
+    let expected = "a whole number of 0 or more, or -1 for the whole context";
+    match number(text, expected)? {
+        -1i64 => Ok(None),
+        n => usize::try_from(n).map(Some).map_err(|_| expected.to_owned()),
+    }
+}
+
+/// How characters are written that cannot well be typed.
+const ESCAPES: [(&str, &str); 4] = [("\\\\", "\\"), ("\\n", "\n"), ("\\r", "\r"), ("\\t", "\t")];
+
+fn unescaped(mut text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    while let Some(c) = text.chars().next() {
+        match ESCAPES.iter().find(|(written, _)| text.starts_with(written)) {
+            Some((written, plain)) => {
+                out.push_str(plain);
+                text = &text[written.len()..];
+            }
+            None => {
+                out.push(c);
+                text = &text[c.len_utf8()..];
+            }
+        }
+    }
+    out
+}
+
+fn escaped(text: &str) -> String {
+    // The backslash is first, so that those of the others stay single.
+    ESCAPES.iter().fold(text.to_owned(), |text, (written, plain)| text.replace(plain, written))
 }
 
 /// A count; a negative one is no limit.
@@ -483,6 +530,11 @@ mod tests {
             ("top-k", "1.5", "top-k: found \"1.5\", expected a whole number"),
             ("logit-bias", "7", "logit-bias: found \"7\", expected a token's id"),
             ("logit-bias", "7+inf", "logit-bias: found \"7+inf\", expected a token's id"),
+            ("top-p", "95", "top-p: found \"95\", expected a number from 0 to 1"),
+            ("repeat-last-n", "-2", "repeat-last-n: found \"-2\", expected a whole number of 0 or more, or -1"),
+            ("adaptive-decay", "1", "adaptive-decay: found \"1\", expected a number from 0 to 0.99"),
+            ("dry-base", "0.5", "dry-base: found \"0.5\", expected a number of 1 or more"),
+            ("dry-sequence-breaker", "", "dry-sequence-breaker: found \"\", expected a text, or none"),
             ("samplers", "top_k;nonsense", "samplers: found \"top_k;nonsense\", expected names of samplers"),
             ("nonsense", "1", "found no parameter \"nonsense\", expected one of seed, temp, "),
         ];
@@ -495,5 +547,23 @@ mod tests {
             o.set("logit-bias", bias).unwrap();
         }
         assert_eq!(o.logit_bias, [(5, 1.5), (6, f32::NEG_INFINITY), (7, -2.0)]);
+    }
+
+    #[test]
+    fn breakers_are_written_with_escapes() {
+        let mut o = SampleOptions::default();
+        let shown = |o: &SampleOptions| Parameter::named("dry-sequence-breaker").unwrap().get(o);
+        assert_eq!(shown(&o), "\\n : \" *");
+        o.set("dry_sequence_breaker", "none").unwrap();
+        assert_eq!(shown(&o), "none");
+        for (given, want) in [("\\n", "\n"), (" ", " "), ("a\\tb\\\\n", "a\tb\\n"), ("\n", "\n"), ("\\x", "\\x")] {
+            o.set("dry-sequence-breaker", "none").unwrap();
+            o.set("dry-sequence-breaker", given).unwrap();
+            o.set("dry-sequence-breaker", given).unwrap();
+            assert_eq!(o.dry_breakers, [want], "{given:?}");
+            let again = shown(&o);
+            o.set("dry-sequence-breaker", &again).unwrap();
+            assert_eq!(o.dry_breakers, [want], "{again:?}");
+        }
     }
 }

@@ -342,7 +342,13 @@ pub fn equip(sampler: &mut Sampler, tokenizer: &Tokenizer) {
     let options = sampler.options();
     if options.dry_multiplier != 0.0 {
         let pieces = (0..tokenizer.n_vocab() as u32).map(|id| (id, tokenizer.piece(id).unwrap_or_default()));
-        let encode = |text: &str| tokenizer.encode(text, Encode { bos: false, special: false });
+        // What follows a token has no space before it, which some vocabularies put before every text.
+        let plain = |text: &str| tokenizer.encode(text, Encode { bos: false, special: false });
+        let before = plain("\n");
+        let encode = |text: &str| {
+            let all = plain(&format!("\n{text}"));
+            all.strip_prefix(before.as_slice()).map_or_else(|| plain(text), <[u32]>::to_vec)
+        };
         let breakers = Breakers::new(&options.dry_breakers, pieces, encode);
         sampler.set_breakers(breakers);
     }
