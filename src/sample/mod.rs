@@ -14,11 +14,13 @@ mod mirostat;
 #[cfg(test)]
 mod naive;
 mod options;
+mod parameters;
 
 pub use chain::Kind;
 pub use dry::Breakers;
 pub use grammar::Grammar;
-pub use options::{PARAMETERS, Parameter, SampleOptions};
+pub use options::SampleOptions;
+pub use parameters::{PARAMETERS, Parameter};
 
 use adaptive::Adaptive;
 use candidates::Candidate;

@@ -20,8 +20,6 @@ pub(crate) struct Kernels {
     /// Dot product of floats: of a decoded row and an activation.
     pub dot: unsafe fn(&[f32], &[f32]) -> f32,
     pub gemv: fn(DType) -> Option<Gemv>,
-    /// [`Gemv`] of several columns at once, with the same bits; where there is none, one column follows the other.
-    pub gemv_few: fn(DType) -> Option<GemvFew>,
     pub gemm: fn(DType) -> Option<Gemm>,
     /// What the products of this set can reach at most.
     pub int8_peak: Int8Peak,
@@ -70,24 +68,24 @@ impl<'a> Rows<'a> {
 }
 
 /// Dot products of rows with one column: `out[i] = rows[i] . col`. A row's result does not depend on the other rows.
+///
+/// Beside it, where an instruction set has one, the same for [`FEW`] columns at once, with the same bits; elsewhere
+/// one column follows the other.
 #[derive(Clone, Copy)]
 #[allow(clippy::enum_variant_names, reason = "named after the activations they take")]
 pub(crate) enum Gemv {
     F32(unsafe fn(Rows<'_>, &[f32], &mut [f32])),
-    Q8x32(unsafe fn(Rows<'_>, Col32<'_>, &mut [f32])),
-    Q8x256(unsafe fn(Rows<'_>, Col256<'_>, &mut [f32])),
+    Q8x32(unsafe fn(Rows<'_>, Col32<'_>, &mut [f32]), Option<Few32>),
+    Q8x256(unsafe fn(Rows<'_>, Col256<'_>, &mut [f32]), Option<Few256>),
 }
 
-/// Columns of a [`GemvFew`].
+/// Columns that are multiplied at once: what stands for a weight is unpacked once for all of them.
 pub(crate) const FEW: usize = 4;
 
-/// Dot products of rows with four columns: `out[j][i] = rows[i] . col[j]`, each with the bits of [`Gemv`]. What stands for
-/// a weight is unpacked once.
-#[derive(Clone, Copy)]
-pub(crate) enum GemvFew {
-    Q8x32(unsafe fn(Rows<'_>, &[Col32<'_>; FEW], [&mut [f32]; FEW])),
-    Q8x256(unsafe fn(Rows<'_>, &[Col256<'_>; FEW], [&mut [f32]; FEW])),
-}
+/// `out[j][i] = rows[i] . col[j]`
+pub(crate) type Few32 = unsafe fn(Rows<'_>, &[Col32<'_>; FEW], [&mut [f32]; FEW]);
+/// The same.
+pub(crate) type Few256 = unsafe fn(Rows<'_>, &[Col256<'_>; FEW], [&mut [f32]; FEW]);
 
 /// Products of a panel of rows with many columns.
 #[derive(Clone, Copy)]

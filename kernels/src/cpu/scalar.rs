@@ -11,7 +11,6 @@ pub(crate) static KERNELS: Kernels = Kernels {
     decode: |dtype, bytes, out| quantize::decode_row(dtype, bytes, out),
     dot,
     gemv: |_| None,
-    gemv_few: |_| None,
     gemm: |_| None,
     int8_peak: Int8Peak { products: 64, rounds: int8_peak },
 };

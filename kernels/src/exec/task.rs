@@ -2,7 +2,7 @@
 
 use crate::acts::{ActKind, Acts};
 use crate::buf::Buf;
-use crate::cpu::kernels::{Columns, FEW, Gemm, Gemv, GemvFew, Kernels, PANEL_ROWS, Panel, Rows, Span, TASK_ROWS};
+use crate::cpu::kernels::{Columns, FEW, Gemm, Gemv, Kernels, PANEL_ROWS, Panel, Rows, Span, TASK_ROWS};
 use crate::cpu::streams::ask;
 use crate::{Activation, Cpu, DType, Mat, float};
 
@@ -186,33 +186,30 @@ impl<'a> Call<'_, 'a> {
         let floats = (self.kernels.gemm)(DType::F32).filter(|_| !one && ActKind::of(dtype) == ActKind::F32);
         let w = Rows::new(w.data(), w.row_bytes()).slice(row, rows);
         match (gemv, gemm, floats) {
-            (Some(gemv), _, _) => self.streamed(gemv, (self.kernels.gemv_few)(dtype), w, columns, sums),
+            (Some(gemv), _, _) => self.streamed(gemv, w, columns, sums),
             (None, Some(gemm), _) => self.many(gemm, w, k, columns, sums, &mut scratch.panel),
             (None, None, Some(floats)) => self.many_decoded(floats, dtype, w, k, columns, sums, scratch),
             (None, None, None) => self.decoded(dtype, w, k, columns, sums, scratch),
         }
     }
 
-    fn streamed(
-        &self,
-        gemv: Gemv,
-        few: Option<GemvFew>,
-        w: Rows<'_>,
-        columns: Columns<'_>,
-        sums: &mut Buf<f32>,
-    ) -> usize {
+    fn streamed(&self, gemv: Gemv, w: Rows<'_>, columns: Columns<'_>, sums: &mut Buf<f32>) -> usize {
         let rows = w.len();
         let sums = &mut sums.at_least(columns.len() * rows)[..columns.len() * rows];
         let mut done = 0;
         for out in sums.chunks_exact_mut(FEW * rows) {
-            let Some(few) = few else { break };
             let mut parts = out.chunks_exact_mut(rows);
             let out: [&mut [f32]; FEW] = std::array::from_fn(|_| parts.next().expect("so many parts"));
             // SAFETY: the instructions exist; rows and columns have the same length.
             unsafe {
-                match few {
-                    GemvFew::Q8x32(f) => f(w, &std::array::from_fn(|c| self.x.col32(columns.at(done + c))), out),
-                    GemvFew::Q8x256(f) => f(w, &std::array::from_fn(|c| self.x.col256(columns.at(done + c))), out),
+                match gemv {
+                    Gemv::Q8x32(_, Some(f)) => {
+                        f(w, &std::array::from_fn(|c| self.x.col32(columns.at(done + c))), out);
+                    }
+                    Gemv::Q8x256(_, Some(f)) => {
+                        f(w, &std::array::from_fn(|c| self.x.col256(columns.at(done + c))), out);
+                    }
+                    _ => break,
                 }
             }
             done += FEW;
@@ -223,8 +220,8 @@ impl<'a> Call<'_, 'a> {
             unsafe {
                 match gemv {
                     Gemv::F32(f) => f(w, self.x.col_f32(column), out),
-                    Gemv::Q8x32(f) => f(w, self.x.col32(column), out),
-                    Gemv::Q8x256(f) => f(w, self.x.col256(column), out),
+                    Gemv::Q8x32(f, _) => f(w, self.x.col32(column), out),
+                    Gemv::Q8x256(f, _) => f(w, self.x.col256(column), out),
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use crate::DType;
 use crate::block::F16Bytes;
-use crate::cpu::kernels::{Gemv, GemvFew};
+use crate::cpu::kernels::Gemv;
 
 pub(super) use floats::dot;
 
@@ -37,39 +37,19 @@ pub(super) fn kernel<const VNNI: bool>(dtype: DType) -> Option<Gemv> {
         DType::F32 => Gemv::F32(floats::gemv::<F32>),
         DType::F16 => Gemv::F32(floats::gemv::<F16>),
         DType::BF16 => Gemv::F32(floats::gemv::<BF16>),
-        DType::Q4_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ4_0, VNNI>),
-        DType::Q4_1 => Gemv::Q8x32(blocks32::gemv::<BlockQ4_1, VNNI>),
-        DType::Q5_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ5_0, VNNI>),
-        DType::Q5_1 => Gemv::Q8x32(blocks32::gemv::<BlockQ5_1, VNNI>),
-        DType::Q8_0 => Gemv::Q8x32(blocks32::gemv::<BlockQ8_0, VNNI>),
-        DType::IQ4_NL => Gemv::Q8x32(blocks32::gemv::<BlockIQ4_NL, VNNI>),
-        DType::MXFP4 => Gemv::Q8x32(blocks32::gemv::<BlockMXFP4, VNNI>),
-        DType::Q2_K => Gemv::Q8x256(blocks256::gemv::<BlockQ2_K, VNNI>),
-        DType::Q3_K => Gemv::Q8x256(blocks256::gemv::<BlockQ3_K, VNNI>),
-        DType::Q4_K => Gemv::Q8x256(blocks256::gemv::<BlockQ4_K, VNNI>),
-        DType::Q5_K => Gemv::Q8x256(blocks256::gemv::<BlockQ5_K, VNNI>),
-        DType::Q6_K => Gemv::Q8x256(blocks256::gemv::<BlockQ6_K, VNNI>),
-        DType::IQ4_XS => Gemv::Q8x256(blocks256::gemv::<BlockIQ4_XS, VNNI>),
-        _ => return None,
-    })
-}
-
-pub(super) fn few<const VNNI: bool>(dtype: DType) -> Option<GemvFew> {
-    use crate::block::*;
-    Some(match dtype {
-        DType::Q4_0 => GemvFew::Q8x32(blocks32::gemv_few::<BlockQ4_0, VNNI>),
-        DType::Q4_1 => GemvFew::Q8x32(blocks32::gemv_few::<BlockQ4_1, VNNI>),
-        DType::Q5_0 => GemvFew::Q8x32(blocks32::gemv_few::<BlockQ5_0, VNNI>),
-        DType::Q5_1 => GemvFew::Q8x32(blocks32::gemv_few::<BlockQ5_1, VNNI>),
-        DType::Q8_0 => GemvFew::Q8x32(blocks32::gemv_few::<BlockQ8_0, VNNI>),
-        DType::IQ4_NL => GemvFew::Q8x32(blocks32::gemv_few::<BlockIQ4_NL, VNNI>),
-        DType::MXFP4 => GemvFew::Q8x32(blocks32::gemv_few::<BlockMXFP4, VNNI>),
-        DType::Q2_K => GemvFew::Q8x256(blocks256::gemv_few::<BlockQ2_K, VNNI>),
-        DType::Q3_K => GemvFew::Q8x256(blocks256::gemv_few::<BlockQ3_K, VNNI>),
-        DType::Q4_K => GemvFew::Q8x256(blocks256::gemv_few::<BlockQ4_K, VNNI>),
-        DType::Q5_K => GemvFew::Q8x256(blocks256::gemv_few::<BlockQ5_K, VNNI>),
-        DType::Q6_K => GemvFew::Q8x256(blocks256::gemv_few::<BlockQ6_K, VNNI>),
-        DType::IQ4_XS => GemvFew::Q8x256(blocks256::gemv_few::<BlockIQ4_XS, VNNI>),
+        DType::Q4_0 => blocks32::kernel::<BlockQ4_0, VNNI>(),
+        DType::Q4_1 => blocks32::kernel::<BlockQ4_1, VNNI>(),
+        DType::Q5_0 => blocks32::kernel::<BlockQ5_0, VNNI>(),
+        DType::Q5_1 => blocks32::kernel::<BlockQ5_1, VNNI>(),
+        DType::Q8_0 => blocks32::kernel::<BlockQ8_0, VNNI>(),
+        DType::IQ4_NL => blocks32::kernel::<BlockIQ4_NL, VNNI>(),
+        DType::MXFP4 => blocks32::kernel::<BlockMXFP4, VNNI>(),
+        DType::Q2_K => blocks256::kernel::<BlockQ2_K, VNNI>(),
+        DType::Q3_K => blocks256::kernel::<BlockQ3_K, VNNI>(),
+        DType::Q4_K => blocks256::kernel::<BlockQ4_K, VNNI>(),
+        DType::Q5_K => blocks256::kernel::<BlockQ5_K, VNNI>(),
+        DType::Q6_K => blocks256::kernel::<BlockQ6_K, VNNI>(),
+        DType::IQ4_XS => blocks256::kernel::<BlockIQ4_XS, VNNI>(),
         _ => return None,
     })
 }

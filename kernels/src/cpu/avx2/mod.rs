@@ -19,14 +19,12 @@ pub(crate) static PLAIN: Kernels = Kernels {
     decode,
     dot: gemv::dot,
     gemv: gemv::kernel::<false>,
-    gemv_few: gemv::few::<false>,
     gemm: gemm::kernel::<false>,
     int8_peak: Int8Peak { products: 8 * 32, rounds: int8_peak },
 };
 
 pub(crate) static VNNI: Kernels = Kernels {
     gemv: gemv::kernel::<true>,
-    gemv_few: gemv::few::<true>,
     gemm: gemm::kernel::<true>,
     int8_peak: Int8Peak { products: 10 * 32, rounds: int8_peak_vnni },
     ..PLAIN

@@ -17,7 +17,6 @@ pub(crate) static KERNELS: Kernels = Kernels {
     decode,
     dot: gemv::dot,
     gemv: gemv::kernel,
-    gemv_few: |_| None,
     gemm: gemm::kernel,
     int8_peak: Int8Peak { products: 16 * 64, rounds: int8_peak },
 };

@@ -21,7 +21,6 @@ pub(crate) static KERNELS: Kernels = Kernels {
     decode: |dtype, bytes, out| quantize::decode_row(dtype, bytes, out),
     dot: gemv::dot,
     gemv: gemv::kernel,
-    gemv_few: |_| None,
     gemm: gemm::kernel,
     int8_peak: Int8Peak { products: 16 * 16, rounds: int8_peak },
 };

@@ -13,7 +13,7 @@ use super::{bits, first_of, heads, load, lookup, nibbles16, pairs, sum};
 use crate::acts::Col256;
 use crate::block::*;
 use crate::cpu::avx2::dpwssd;
-use crate::cpu::kernels::{FEW, Rows};
+use crate::cpu::kernels::{FEW, Gemv, Rows};
 use crate::cpu::streams::{STREAMS, ahead, by_rows_and_columns};
 use crate::quantize::KVALUES_IQ4NL;
 
@@ -200,14 +200,18 @@ const fn spread(sub: usize) -> Spread {
 static SPREAD16: Spread = spread(16);
 static SPREAD32: Spread = spread(32);
 
+pub(super) fn kernel<B: Block256, const VNNI: bool>() -> Gemv {
+    Gemv::Q8x256(gemv::<B, VNNI>, Some(gemv_few::<B, VNNI>))
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv<B: Block256, const VNNI: bool>(rows: Rows<'_>, x: Col256<'_>, out: &mut [f32]) {
+unsafe fn gemv<B: Block256, const VNNI: bool>(rows: Rows<'_>, x: Col256<'_>, out: &mut [f32]) {
     // SAFETY: promised by the caller.
     unsafe { columns::<B, VNNI, 1>(rows, &[x], [out]) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv_few<B: Block256, const VNNI: bool>(
+unsafe fn gemv_few<B: Block256, const VNNI: bool>(
     rows: Rows<'_>,
     x: &[Col256<'_>; FEW],
     out: [&mut [f32]; FEW],

@@ -8,7 +8,7 @@ use super::{first_of, heads, load, lookup, nibbles16, pairs, sum};
 use crate::acts::Col32;
 use crate::block::*;
 use crate::cpu::avx2::dpbusd;
-use crate::cpu::kernels::{FEW, Rows};
+use crate::cpu::kernels::{FEW, Gemv, Rows};
 use crate::cpu::streams::{STREAMS, ahead, by_rows_and_columns};
 use crate::quantize::{KVALUES_FP4, KVALUES_IQ4NL, e8m0_half_to_f32};
 
@@ -71,14 +71,18 @@ block32! {
     }, |b| lookup(&KVALUES_FP4, nibbles16(&b.qs));
 }
 
+pub(super) fn kernel<B: Block32, const VNNI: bool>() -> Gemv {
+    Gemv::Q8x32(gemv::<B, VNNI>, Some(gemv_few::<B, VNNI>))
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv<B: Block32, const VNNI: bool>(rows: Rows<'_>, x: Col32<'_>, out: &mut [f32]) {
+unsafe fn gemv<B: Block32, const VNNI: bool>(rows: Rows<'_>, x: Col32<'_>, out: &mut [f32]) {
     // SAFETY: promised by the caller.
     unsafe { columns::<B, VNNI, 1>(rows, &[x], [out]) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn gemv_few<B: Block32, const VNNI: bool>(
+unsafe fn gemv_few<B: Block32, const VNNI: bool>(
     rows: Rows<'_>,
     x: &[Col32<'_>; FEW],
     out: [&mut [f32]; FEW],
