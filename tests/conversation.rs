@@ -30,7 +30,7 @@ fn forty_turns_go_through_a_short_context() {
     let sampler = Sampler::new(SampleOptions { seed: Some(5), ..SampleOptions::default() });
     let mut generator = Generator::new(sampler, None, 0);
 
-    let (form, note) = Form::choose(gguf.metadata(), &tokenizer, None).unwrap();
+    let (form, note) = Form::choose(gguf.metadata(), &tokenizer, None, false).unwrap();
     assert_eq!(note, None);
     let system = "You are the keeper of a lighthouse, and you always answer as one.";
     let mut conversation = Conversation::new(&tokenizer, form.expect("a chat template"));
@@ -43,7 +43,7 @@ fn forty_turns_go_through_a_short_context() {
         // What a turn adds: the end of the answer before, the question with its marks, and the answer's beginning.
         let added = tokenizer.encode(&question, Encode { bos: false, special: false }).len() + 16;
         conversation.push(Message::new("user", &question));
-        let plan = conversation.plan(&mut session, 1, true).unwrap();
+        let plan = conversation.plan(&mut session, true).unwrap();
         dropped += plan.dropped;
         if turn > 0 {
             assert!(plan.feed.len() <= added, "turn {turn}: {} tokens are computed, {added} are new", plan.feed.len());

@@ -29,23 +29,12 @@ const MISTRAL: [Version; 3] = [Version::V1, Version::V2, Version::V3];
 
 impl Form {
     /// The form that `wanted` names (a name, or a template's text), else that of the file, else the one that its
-    /// vocabulary shows; what a user should know comes with it. No form where nothing fits.
+    /// vocabulary shows; what a user should know comes with it. No form where nothing fits. Some files have
+    /// a template of its own for conversations with `tools`.
     ///
     /// # Errors
     /// A name that is none, a template that cannot be parsed.
     pub fn choose(
-        md: &Metadata,
-        tokenizer: &Tokenizer,
-        wanted: Option<&str>,
-    ) -> Result<(Option<Form>, Option<String>), Error> {
-        Form::choose_with(md, tokenizer, wanted, false)
-    }
-
-    /// [`Form::choose`], for a conversation with tools or without.
-    ///
-    /// # Errors
-    /// As [`Form::choose`].
-    pub fn choose_with(
         md: &Metadata,
         tokenizer: &Tokenizer,
         wanted: Option<&str>,

@@ -14,7 +14,6 @@
 use super::python::{Layout, dumps};
 use super::{Error, Known, Message, Request};
 use crate::tokenizer::{Encode, Tokenizer};
-use regex::Regex;
 use serde_json::{Map, Value, json};
 
 /// A version of the form.
@@ -247,8 +246,9 @@ impl Version {
     }
 
     fn check_ids(self, message: &Message, calls: &[Value]) -> Result<(), Error> {
-        let nine = Regex::new("^[a-zA-Z0-9]{9}$").expect("a constant");
-        let name = Regex::new("^[a-zA-Z0-9_-]{1,64}$").expect("a constant");
+        let nine = |id: &str| id.len() == 9 && id.bytes().all(|b| b.is_ascii_alphanumeric());
+        let letter = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        let name = |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(letter);
         let id = message.fields().get("tool_call_id").filter(|_| message.role() == "tool");
         let ids = calls.iter().map(|call| &call["id"]).chain(id);
         let missing = self == Version::V3 && message.role() == "tool" && id.is_none();
@@ -256,7 +256,7 @@ impl Version {
             return Err(Error::Mistral("found a tool's result without \"tool_call_id\"".to_owned()));
         }
         for id in ids.filter(|_| self == Version::V3) {
-            if !id.as_str().is_some_and(|id| nine.is_match(id)) {
+            if !id.as_str().is_some_and(nine) {
                 return Err(Error::Mistral(format!(
                     "found {id} as id of a tool call, expected nine letters and digits"
                 )));
@@ -264,7 +264,7 @@ impl Version {
         }
         for call in calls {
             let called = &call["function"]["name"];
-            if !called.as_str().is_some_and(|n| name.is_match(n)) {
+            if !called.as_str().is_some_and(name) {
                 return Err(Error::Mistral(format!(
                     "found {called} as name of a function, expected up to 64 letters, digits, _ and -"
                 )));

@@ -173,12 +173,9 @@ fn one_line(text: &str) -> String {
     out
 }
 
-/// Whether to write colours: on a terminal that has them, unless NO_COLOR is set; `when` may say otherwise.
+/// Whether to write colours: on a terminal that has them, or where `when` says so, but never with NO_COLOR.
 fn use_colour(when: &str) -> bool {
-    let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
-    match when {
-        "on" => true,
-        "off" => false,
-        _ => io::stdout().is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
-    }
+    let able = || io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+    let wanted = when == "on" || when == "auto" && able();
+    wanted && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }

@@ -66,17 +66,16 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     // A session brings what was said before; how much is not known yet.
     let most = if args.talk.session_file().is_some() { usize::MAX } else { tokens.len().saturating_add(limit) };
     let options = args.talk.engine_options(&models, most)?;
-    let sampling = args.talk.sampling(&models)?;
+    let sampler = args.talk.sampler(&models)?;
     let mut engines = models.engines(&options);
-    let mut talk = args.talk.talk(&models, &mut engines, sampling)?;
-    if let Some(path) = args.talk.session_file()
-        && talk.restore(path, &models, conversation.as_mut())?
+    let mut talk = args.talk.talk(&mut engines, sampler);
+    if args.talk.resume(&mut talk, &models, conversation.as_mut())?
         && let Some(conversation) = &mut conversation
     {
         conversation.push(said(&prompt));
     }
     let plan = match &mut conversation {
-        Some(conversation) => conversation.plan(&mut talk.session, 1, args.talk.shifts()),
+        Some(conversation) => conversation.plan(&mut talk.session, args.talk.shifts()),
         None => Plan::of(&mut talk.session, tokens),
     };
     let plan = plan.map_err(|e| too_long(e, &models))?;

@@ -1,6 +1,7 @@
 //! What an answer cost: the line of statistics.
 
 use crate::engine::{KvTypes, Model};
+use crate::generate::Drafted;
 use crate::model::ModelSpec;
 use std::time::Instant;
 
@@ -18,8 +19,7 @@ pub(super) struct Statistics<'a> {
     last_token: Instant,
     made: usize,
     kv_read: u64,
-    guessed: usize,
-    confirmed: usize,
+    drafted: Drafted,
 }
 
 impl<'a> Statistics<'a> {
@@ -39,8 +39,7 @@ impl<'a> Statistics<'a> {
             last_token: now,
             made: 0,
             kv_read: 0,
-            guessed: 0,
-            confirmed: 0,
+            drafted: Drafted::default(),
         }
     }
 
@@ -50,9 +49,13 @@ impl<'a> Statistics<'a> {
         self.prompt_seconds = self.prompt_start.elapsed().as_secs_f64();
     }
 
-    /// So many tokens were guessed, and so many of them were right.
-    pub fn drafted(&mut self, guessed: usize, confirmed: usize) {
-        (self.guessed, self.confirmed) = (guessed, confirmed);
+    /// What guessing had given before the answer and after it.
+    pub fn drafted(&mut self, before: Drafted, after: Drafted) {
+        self.drafted = Drafted {
+            guessed: after.guessed - before.guessed,
+            confirmed: after.confirmed - before.confirmed,
+            switched_off: after.switched_off - before.switched_off,
+        };
     }
 
     /// Tokens of the prompt that were computed.
@@ -91,9 +94,13 @@ impl<'a> Statistics<'a> {
             let steps = (self.made - 1) as f64;
             let seconds = (self.last_token - first).as_secs_f64().max(1e-9);
             line += &format!(", {:.1} tokens/s", steps / seconds);
-            if self.guessed > 0 {
+            let Drafted { guessed, confirmed, switched_off } = self.drafted;
+            if guessed > 0 {
                 // Several tokens share a pass over the weights: bytes of a token say nothing.
-                line += &format!("; {} of {} guesses right", self.confirmed, self.guessed);
+                line += &format!("; {confirmed} of {guessed} guesses right");
+                if switched_off > 0 {
+                    line += &format!(", which lost and rested {switched_off} times");
+                }
             } else {
                 let bytes = self.weights_per_token as f64 + self.kv_read as f64 / steps;
                 line += &format!("; {:.1} MB a token, {:.1} GB/s", bytes / 1e6, bytes * steps / seconds / 1e9);

@@ -1,7 +1,7 @@
 //! `ostro template`: what a conversation looks like to a model, as text or as token ids.
 
 use super::template_args::TemplateArgs;
-use super::{input, print, resolve, tell, tell_notes};
+use super::{input, print, resolve, tell_notes};
 use crate::chat::{Form, Known, Message, Request};
 use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
@@ -97,11 +97,7 @@ pub fn run(args: &TemplateCommandArgs) -> anyhow::Result<()> {
         bail!("--ids: found no model, expected one: ids are of its vocabulary");
     };
     let ids = form.encode(&request, &tokenizer, &Known::default())?;
-    print(serde_json::to_string(&ids)? + "\n")?;
-    if args.template.chat_template.is_none() && std::io::stderr().is_terminal() {
-        tell(format_args!("{} tokens, form: {}", ids.len(), form.name()));
-    }
-    Ok(())
+    print(serde_json::to_string(&ids)? + "\n")
 }
 
 impl TemplateCommandArgs {

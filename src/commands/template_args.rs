@@ -62,7 +62,7 @@ impl TemplateArgs {
     pub fn form(&self, md: &Metadata, tokenizer: &Tokenizer, tools: bool) -> anyhow::Result<Option<Form>> {
         let file = || md.file().display().to_string();
         let wanted = self.wanted()?;
-        let (form, note) = Form::choose_with(md, tokenizer, wanted.as_deref(), tools).with_context(file)?;
+        let (form, note) = Form::choose(md, tokenizer, wanted.as_deref(), tools).with_context(file)?;
         if let Some(note) = note {
             tell(format_args!("note: {note}; --chat-template names another"));
         }

@@ -56,21 +56,11 @@ impl Plan {
     }
 }
 
-/// What of a conversation outlives the program.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Saved {
-    /// The messages.
-    pub messages: Vec<Message>,
-    /// The tools that were offered.
-    pub tools: Vec<Value>,
-}
-
 /// Messages in the form that the model knows.
 pub struct Conversation<'t> {
     tokenizer: &'t Tokenizer,
     form: Form,
     messages: Vec<Message>,
-    tools: Vec<Value>,
     /// Further variables of the template.
     pub variables: Map<String, Value>,
     /// The day that a template may ask for.
@@ -88,7 +78,6 @@ impl<'t> Conversation<'t> {
             tokenizer,
             form,
             messages: Vec::new(),
-            tools: Vec::new(),
             variables: Map::new(),
             now: None,
             known: Known::default(),
@@ -151,15 +140,9 @@ impl<'t> Conversation<'t> {
         self.messages.truncate(kept);
     }
 
-    /// What outlives the program.
-    pub fn saved(&self) -> Saved {
-        Saved { messages: self.messages.clone(), tools: self.tools.clone() }
-    }
-
-    /// Goes on with what was saved; `held` are the tokens that the cache holds of it.
-    pub fn resume(&mut self, saved: Saved, held: &[u32]) {
-        self.messages = saved.messages;
-        self.tools = saved.tools;
+    /// Goes on with what was said before; `held` are the tokens that the cache holds of it.
+    pub fn resume(&mut self, messages: Vec<Message>, held: &[u32]) {
+        self.messages = messages;
         self.known.remember(&[], held, self.tokenizer);
     }
 
@@ -168,26 +151,34 @@ impl<'t> Conversation<'t> {
     /// # Errors
     /// What the form refuses.
     pub fn ids(&self) -> Result<Vec<u32>, chat::Error> {
-        self.form.encode(&self.request(&self.messages), self.tokenizer, &self.known)
-    }
-
-    fn request<'a>(&'a self, messages: &'a [Message]) -> Request<'a> {
-        Request { messages, tools: &self.tools, answer: true, variables: &self.variables, now: self.now }
+        let Conversation { messages, variables, now, .. } = self;
+        let request = Request { messages, tools: &[], answer: true, variables, now: *now };
+        self.form.encode(&request, self.tokenizer, &self.known)
     }
 
     /// Makes ready for an answer to the last message: the cache is cut to what the prompt shares with it. Where the
-    /// prompt does not leave `reserve` positions, the oldest turns are dropped with `shift`.
+    /// prompt leaves no room for an answer, the oldest turns are dropped with `shift`.
     ///
     /// # Errors
-    /// Messages that the form refuses, a prompt that does not fit.
-    pub fn plan(&mut self, session: &mut Session, reserve: usize, shift: bool) -> Result<Plan, Error> {
+    /// Messages that the form refuses, a prompt that does not fit; no message is dropped then.
+    pub fn plan(&mut self, session: &mut Session, shift: bool) -> Result<Plan, Error> {
+        let before = self.messages.clone();
+        let plan = self.fit(session, shift);
+        if plan.is_err() {
+            self.messages = before;
+        }
+        plan
+    }
+
+    fn fit(&mut self, session: &mut Session, shift: bool) -> Result<Plan, Error> {
         let n_ctx = session.engine().n_ctx();
         let full = self.ids()?;
         let mut ids = full.clone();
         let mut dropped = 0;
-        while ids.len() + reserve > n_ctx {
+        while ids.len() >= n_ctx {
             if !(shift && self.drop_turn()) {
-                if ids.len() <= n_ctx {
+                // A prompt that fills the context to the last place still gets one token.
+                if ids.len() == n_ctx {
                     break;
                 }
                 return Err(Error::Full { needed: ids.len(), n_ctx });

@@ -10,7 +10,7 @@ mod draft_model;
 mod ngram;
 mod pace;
 
-pub use conversation::{Conversation, Error as ConversationError, Plan, Saved};
+pub use conversation::{Conversation, Error as ConversationError, Plan};
 pub use draft_model::{DraftModel, same_vocabulary};
 pub use ngram::Ngram;
 

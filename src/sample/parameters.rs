@@ -53,7 +53,10 @@ pub const PARAMETERS: &[Parameter] = &[
         get: |o| o.seed.map_or("-1".to_owned(), |seed| (seed as i64).to_string()),
         ..row("seed", "N", "Seed of the draws; -1 takes a random one")
     },
-    Parameter { aliases: &["temperature"], ..plain!(temp, |v| finite(v), "temp", "T", "Temperature; 0 takes the best token") },
+    Parameter {
+        aliases: &["temperature"],
+        ..plain!(temp, |v| finite(v), "temp", "T", "Temperature; 0 takes the best token")
+    },
     Parameter {
         set: |o, v| {
             o.top_k = whole(v)?.unwrap_or(0);
@@ -63,7 +66,13 @@ pub const PARAMETERS: &[Parameter] = &[
         ..row("top-k", "N", "Keep so many best tokens; 0 keeps all")
     },
     plain!(top_p, |v| share(v), "top-p", "P", "Keep the best tokens of this probability in all; 1 keeps all"),
-    plain!(min_p, |v| share(v), "min-p", "P", "Keep tokens of at least this share of the best one's probability; 0 keeps all"),
+    plain!(
+        min_p,
+        |v| share(v),
+        "min-p",
+        "P",
+        "Keep tokens of at least this share of the best one's probability; 0 keeps all"
+    ),
     Parameter {
         set: |o, v| {
             o.samplers = chain::by_names(v)?;
@@ -91,10 +100,34 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     plain!(repeat_penalty, |v| above_0(v), "repeat-penalty", "X", "Divide the logits of repeated tokens; 1 is off"),
     plain!(presence_penalty, |v| finite(v), "presence-penalty", "X", "Subtract from the logits of repeated tokens"),
-    plain!(frequency_penalty, |v| finite(v), "frequency-penalty", "X", "Subtract from the logits of repeated tokens, for each time"),
-    plain!(dry_multiplier, |v| finite(v), "dry-multiplier", "X", "Penalty on going on with a repetition (DRY); 0 is off"),
-    plain!(dry_base, |v| within(v, 1.0, f32::MAX, "a number of 1 or more"), "dry-base", "X", "DRY: the penalty grows with this to the power of the length"),
-    plain!(dry_allowed_length, |v| number(v, "a whole number of 0 or more"), "dry-allowed-length", "N", "DRY: repetitions up to this length are free"),
+    plain!(
+        frequency_penalty,
+        |v| finite(v),
+        "frequency-penalty",
+        "X",
+        "Subtract from the logits of repeated tokens, for each time"
+    ),
+    plain!(
+        dry_multiplier,
+        |v| finite(v),
+        "dry-multiplier",
+        "X",
+        "Penalty on going on with a repetition (DRY); 0 is off"
+    ),
+    plain!(
+        dry_base,
+        |v| within(v, 1.0, f32::MAX, "a number of 1 or more"),
+        "dry-base",
+        "X",
+        "DRY: the penalty grows with this to the power of the length"
+    ),
+    plain!(
+        dry_allowed_length,
+        |v| number(v, "a whole number of 0 or more"),
+        "dry-allowed-length",
+        "N",
+        "DRY: repetitions up to this length are free"
+    ),
     Parameter {
         set: |o, v| {
             o.dry_penalty_last_n = look_back(v)?;
@@ -120,17 +153,77 @@ pub const PARAMETERS: &[Parameter] = &[
         many: true,
         ..row("dry-sequence-breaker", "TEXT", "DRY: no repetition goes across this text; none for none at all")
     },
-    Parameter { aliases: &["top-n-sigma"], ..plain!(top_n_sigma, |v| finite(v), "top-nsigma", "N", "Keep tokens within so many deviations of the best logit; -1 keeps all") },
-    Parameter { aliases: &["typical-p", "typ-p"], ..plain!(typical, |v| share(v), "typical", "P", "Keep the most typical tokens of this probability in all; 1 keeps all") },
-    plain!(xtc_probability, |v| share(v), "xtc-probability", "P", "How often likely tokens but the last of them are excluded; 0 is never"),
-    plain!(xtc_threshold, |v| share(v), "xtc-threshold", "P", "XTC: from which probability on a token is likely; above 0.5 is off"),
-    plain!(dynatemp_range, |v| within(v, 0.0, f32::MAX, "a number of 0 or more"), "dynatemp-range", "T", "The temperature moves so far with the entropy; 0 is off"),
+    Parameter {
+        aliases: &["top-n-sigma"],
+        ..plain!(
+            top_n_sigma,
+            |v| finite(v),
+            "top-nsigma",
+            "N",
+            "Keep tokens within so many deviations of the best logit; -1 keeps all"
+        )
+    },
+    Parameter {
+        aliases: &["typical-p", "typ-p"],
+        ..plain!(
+            typical,
+            |v| share(v),
+            "typical",
+            "P",
+            "Keep the most typical tokens of this probability in all; 1 keeps all"
+        )
+    },
+    plain!(
+        xtc_probability,
+        |v| share(v),
+        "xtc-probability",
+        "P",
+        "How often likely tokens but the last of them are excluded; 0 is never"
+    ),
+    plain!(
+        xtc_threshold,
+        |v| share(v),
+        "xtc-threshold",
+        "P",
+        "XTC: from which probability on a token is likely; above 0.5 is off"
+    ),
+    plain!(
+        dynatemp_range,
+        |v| within(v, 0.0, f32::MAX, "a number of 0 or more"),
+        "dynatemp-range",
+        "T",
+        "The temperature moves so far with the entropy; 0 is off"
+    ),
     plain!(dynatemp_exp, |v| finite(v), "dynatemp-exp", "X", "The power of the entropy that it follows"),
-    plain!(mirostat, |v| number::<u32>(v, "0, 1 or 2").ok().filter(|&n| n <= 2).ok_or("0, 1 or 2"), "mirostat", "N", "Control the surprise, instead of the other samplers: 1 or 2; 0 is off"),
-    Parameter { aliases: &["mirostat-eta"], ..plain!(mirostat_lr, |v| finite(v), "mirostat-lr", "X", "Mirostat: learning rate, eta") },
-    Parameter { aliases: &["mirostat-tau"], ..plain!(mirostat_ent, |v| finite(v), "mirostat-ent", "X", "Mirostat: target surprise in bits, tau") },
-    plain!(adaptive_target, |v| within(v, f32::MIN, 1.0, "a number from 0 to 1, or below 0 for off"), "adaptive-target", "P", "adaptive_p: prefer tokens near this probability; -1 is off"),
-    plain!(adaptive_decay, |v| within(v, 0.0, 0.99, "a number from 0 to 0.99"), "adaptive-decay", "X", "adaptive_p: how long it remembers, 0 to 0.99"),
+    plain!(
+        mirostat,
+        |v| number::<u32>(v, "0, 1 or 2").ok().filter(|&n| n <= 2).ok_or("0, 1 or 2"),
+        "mirostat",
+        "N",
+        "Control the surprise, instead of the other samplers: 1 or 2; 0 is off"
+    ),
+    Parameter {
+        aliases: &["mirostat-eta"],
+        ..plain!(mirostat_lr, |v| finite(v), "mirostat-lr", "X", "Mirostat: learning rate, eta")
+    },
+    Parameter {
+        aliases: &["mirostat-tau"],
+        ..plain!(mirostat_ent, |v| finite(v), "mirostat-ent", "X", "Mirostat: target surprise in bits, tau")
+    },
+    plain!(
+        adaptive_target,
+        |v| within(v, f32::MIN, 1.0, "a number from 0 to 1, or below 0 for off"),
+        "adaptive-target",
+        "P",
+        "adaptive_p: prefer tokens near this probability; -1 is off"
+    ),
+    plain!(
+        adaptive_decay,
+        |v| within(v, 0.0, 0.99, "a number from 0 to 0.99"),
+        "adaptive-decay",
+        "X",
+        "adaptive_p: how long it remembers, 0 to 0.99"
+    ),
     Parameter {
         short: Some('l'),
         set: |o, v| {

@@ -225,3 +225,34 @@ fn guesses_change_nothing_but_the_time() {
     assert_eq!(guessed, plain);
     assert!(err.contains("guesses right"), "{err}");
 }
+
+#[test]
+fn a_message_that_cannot_fit_costs_no_earlier_one() {
+    let folder = talker();
+    let long = "x".repeat(200);
+    let done = chat(&folder, "-n 4 -c 64 --context-shift", &["one", "two", &long, "/show messages"]);
+    assert!(done.code == Some(1) && done.err.contains("expected at most the context's 64"), "{done:?}");
+    for said in ["user: one", "user: two"] {
+        assert!(done.err.contains(said), "{said} in {}", done.err);
+    }
+}
+
+#[test]
+fn what_is_loaded_is_what_was_saved() {
+    let folder = talker();
+    fine(&folder, "-n 4 -sys first", &["hello", "/save s"]);
+    // The flag is for the session of the command line, not for one that is asked for later.
+    let (_, err) = fine(&folder, "-n 4 -sys second", &["/load s", "/show system"]);
+    assert!(err.ends_with("first\n"), "{err}");
+    let (_, err) = fine(&folder, "-n 4 -sys second --session s", &["/show system"]);
+    assert!(err.ends_with("second\n"), "{err}");
+}
+
+#[test]
+fn a_format_outlives_a_new_context() {
+    let folder = talker();
+    let lines = ["/set format {\"enum\": [\"the\"]}", "/set num_ctx 128", "hello", "/set noformat", "hello"];
+    let (out, _) = fine(&folder, "-n 9", &lines);
+    let said: Vec<_> = out.lines().collect();
+    assert!(said[0] == "\"the\"" && said[1] != said[0], "{out}");
+}

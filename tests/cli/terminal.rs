@@ -244,6 +244,19 @@ fn an_answer_streams_and_can_be_stopped_and_what_was_said_stays() {
 }
 
 #[test]
+fn control_c_in_an_answer_and_once_more_leaves() {
+    let Some((t, model)) = real() else { return };
+    t.chat(&format!("{model} --temp 0"));
+    t.keys(&["-l", "Tell me a very long story about a king."]);
+    t.keys(&["Enter"]);
+    t.until("the first words", |s| s.len() > 140);
+    t.keys(&["C-c"]);
+    t.until_last(">>>");
+    t.keys(&["C-c"]);
+    t.until_last("$");
+}
+
+#[test]
 fn a_window_may_change_its_size() {
     let Some((t, model)) = real() else { return };
     t.chat(&format!("{model} --temp 0 -n 60"));

@@ -31,7 +31,7 @@ pub struct ChatArgs {
     #[arg(long)]
     single_turn: bool,
 
-    /// Colours: on, off, or auto, which is on a terminal unless NO_COLOR is set (-co)
+    /// Colours: on, off, or auto, which is on a terminal that has them; never with NO_COLOR (-co)
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["on", "off", "auto"])]
     color: String,
 
@@ -94,17 +94,20 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     };
     let files = args.talk.open()?;
     let models = files.models()?;
+    let mut stops = args.talk.stops();
     let form = match args.talk.form(&models)? {
         Some(form) => form,
         None => {
             tell(
                 "note: no chat template fits the model; it is talked to as USER and ASSISTANT (--chat-template says otherwise)",
             );
+            // No mark ends a turn there: the model would go on and speak for both.
+            stops.push("USER:".to_owned());
             Form::wanted("vicuna", "", "")?
         }
     };
     let mut options = args.talk.engine_options(&models, usize::MAX)?;
-    let mut sampling = args.talk.sampling(&models)?;
+    let mut sampler = args.talk.sampler(&models)?;
     let colour = use_colour(&args.color);
     let input = Input::new(args.simple_io, colour, history_file())?;
     if input.is_terminal() {
@@ -119,7 +122,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
         first,
         draft: String::new(),
         attached: String::new(),
-        stops: args.talk.stops(),
+        stops,
         limit: args.talk.limit(),
         verbose: args.talk.stats,
         answer: String::new(),
@@ -129,26 +132,22 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
         start: Some(files.start),
     };
     interrupts::catch_patiently()?;
-    let saved = args.talk.session_file();
     let mut begun = false;
     loop {
         let mut engines = models.engines(&options);
-        let mut talk = args.talk.talk(&models, &mut engines, sampling.clone())?;
-        if let Some(path) = saved.filter(|_| !begun)
-            && talk.restore(path, &models, Some(&mut chat.conversation))?
-            && chat.input.is_terminal()
-        {
-            tell(format_args!("{}: {} messages, to be continued", path.display(), chat.conversation.messages().len()));
+        let mut talk = args.talk.talk(&mut engines, sampler);
+        if !begun && args.talk.resume(&mut talk, &models, Some(&mut chat.conversation))? && chat.input.is_terminal() {
+            tell(format_args!("{} messages, to be continued", chat.conversation.messages().len()));
         }
         begun = true;
         let left = chat.converse(&mut talk);
         if let Ok(Some(n_ctx)) = left {
             options.n_ctx = n_ctx;
-            sampling = talk.generator.sampler.options().clone();
+            sampler = talk.generator.sampler;
             continue;
         }
         // Even where nobody reads on, what was said is kept.
-        if let Some(path) = saved {
+        if let Some(path) = args.talk.session_file() {
             talk.save(path, &models, Some(&chat.conversation))?;
         }
         left?;
@@ -206,8 +205,11 @@ impl Chat<'_> {
                     }
                 }
             }
-            if interrupts::take() > 1 {
-                return Ok(None);
+            match interrupts::take() {
+                0 => {}
+                // The one that stopped the answer counts: the next leaves.
+                1 => interrupted = true,
+                _ => return Ok(None),
             }
         }
     }
@@ -229,7 +231,7 @@ impl Chat<'_> {
     fn answer(&mut self, talk: &mut Talk) -> anyhow::Result<()> {
         let start = self.start.take().unwrap_or_else(Instant::now);
         let shift = self.args.talk.shifts();
-        let plan = self.conversation.plan(&mut talk.session, 1, shift).map_err(|e| too_long(e, self.models))?;
+        let plan = self.conversation.plan(&mut talk.session, shift).map_err(|e| too_long(e, self.models))?;
         tell_dropped(plan.dropped);
         let reply = Reply { models: self.models, stops: &self.stops, limit: self.limit };
         let mut room = if shift { Room::Turns(&mut self.conversation) } else { Room::None };

@@ -6,7 +6,6 @@ use crate::chat::Message;
 use crate::commands::talk::Talk;
 use crate::commands::{input, output, print, tell};
 use crate::engine::Session;
-use crate::generate::Saved;
 use crate::gguf::shown;
 use crate::tokenizer::Encode;
 use anyhow::{Context, bail};
@@ -186,7 +185,7 @@ impl Chat<'_> {
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
             let text = input::file(&path)?;
             let messages = Message::list(&text).with_context(|| path.display().to_string())?;
-            self.conversation.resume(Saved { messages, tools: Vec::new() }, &[]);
+            self.conversation.resume(messages, &[]);
         } else if !talk.restore(&path, self.models, Some(&mut self.conversation))? {
             bail!("{}: found no such file, expected one that /save wrote", path.display());
         }

@@ -1,6 +1,6 @@
 //! A model's answer on its way to standard output.
 
-use super::super::print;
+use crate::commands::print;
 use crate::generate::Flow;
 use crate::tokenizer::{TextStream, Tokenizer};
 

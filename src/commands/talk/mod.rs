@@ -17,7 +17,7 @@ use crate::engine::{Engine, EngineOptions, Model, SeqId, Session};
 use crate::generate::{Conversation, ConversationError, Generator, same_vocabulary};
 use crate::gguf::Gguf;
 use crate::registry::Entry;
-use crate::sample::{Breakers, SampleOptions, Sampler};
+use crate::sample::{Breakers, Sampler};
 use crate::tokenizer::{Encode, Tokenizer};
 use anyhow::bail;
 use clap::Args;
@@ -74,7 +74,7 @@ pub struct TalkArgs {
     context_shift: bool,
 
     /// Stop when the context is full (the default)
-    #[arg(long, overrides_with = "context_shift", hide_short_help = true)]
+    #[arg(long, overrides_with = "context_shift")]
     no_context_shift: bool,
 
     /// Go on with the conversation in this file, and write it there in the end, with all that was computed
@@ -182,8 +182,11 @@ impl TalkArgs {
         })
     }
 
-    /// How tokens are drawn: the flags, what the catalogue recommends, the defaults.
-    pub fn sampling(&self, models: &Models) -> anyhow::Result<SampleOptions> {
+    /// What draws tokens: by the flags, what the catalogue recommends, the defaults; under the grammar, if there is one.
+    ///
+    /// # Errors
+    /// A grammar that is none.
+    pub fn sampler(&self, models: &Models) -> anyhow::Result<Sampler> {
         let banned = if self.sampling.ignore_eos { models.tokenizer.eog().collect() } else { Vec::new() };
         let recommended = models.entry.map(|e| e.sampling.clone()).unwrap_or_default();
         let options = self.sampling.options(&recommended, banned)?;
@@ -191,7 +194,10 @@ impl TalkArgs {
             let list: Vec<String> = options.list().into_iter().map(|(name, value)| format!("{name} {value}")).collect();
             tell(list.join(", "));
         }
-        Ok(options)
+        let mut sampler = Sampler::new(options);
+        sampler.set_grammar(self.grammar.grammar(&models.tokenizer)?);
+        equip(&mut sampler, &models.tokenizer);
+        Ok(sampler)
     }
 
     /// The form of the prompts, with what should be told about it; none where nothing fits.
@@ -225,29 +231,37 @@ impl TalkArgs {
         self.computing.engine_options(&models.model, most, context)
     }
 
-    /// A session and what draws from it, set up by `sampling`.
-    ///
-    /// # Errors
-    /// A grammar that is none.
-    pub fn talk<'e, 'm>(
-        &self,
-        models: &Models,
-        engines: &'e mut Engines<'m>,
-        sampling: SampleOptions,
-    ) -> anyhow::Result<Talk<'e, 'm>> {
-        let mut sampler = Sampler::new(sampling);
-        sampler.set_grammar(self.grammar.grammar(&models.tokenizer)?);
-        equip(&mut sampler, &models.tokenizer);
+    /// A session, and `sampler` to draw from it.
+    pub fn talk<'e, 'm>(&self, engines: &'e mut Engines<'m>, sampler: Sampler) -> Talk<'e, 'm> {
         let drafter = self.spec.drafter(engines.draft.as_mut());
-        Ok(Talk {
+        Talk {
             session: Session::new(&mut engines.main, SeqId(0)),
             generator: Generator::new(sampler, drafter, self.spec.most()),
-        })
+        }
     }
 
     /// The file of the conversation.
     pub fn session_file(&self) -> Option<&Path> {
         self.session.as_deref()
+    }
+
+    /// Goes on with what --session holds, if that file is there; whether it is. A system prompt of the command line takes
+    /// the place of the one in the file.
+    ///
+    /// # Errors
+    /// As [`Talk::restore`], a system prompt that cannot be read.
+    pub fn resume(
+        &self,
+        talk: &mut Talk,
+        models: &Models,
+        mut conversation: Option<&mut Conversation>,
+    ) -> anyhow::Result<bool> {
+        let Some(path) = self.session_file() else { return Ok(false) };
+        let found = talk.restore(path, models, conversation.as_deref_mut())?;
+        if let (true, Some(conversation), Some(system)) = (found, conversation, self.system()?) {
+            conversation.set_system(&system);
+        }
+        Ok(found)
     }
 }
 
@@ -317,12 +331,7 @@ impl Talk<'_, '_> {
             tell(format_args!("note: {}: {why}; the conversation is computed again", path.display()));
         }
         if let Some(conversation) = conversation {
-            // A system prompt of the command line is today's word.
-            let system = conversation.system().map(str::to_owned);
-            conversation.resume(restored.saved, self.session.tokens());
-            if let Some(system) = system {
-                conversation.set_system(&system);
-            }
+            conversation.resume(restored.messages, self.session.tokens());
         }
         Ok(true)
     }
@@ -332,8 +341,8 @@ impl Talk<'_, '_> {
     /// # Errors
     /// A file that cannot be written; the one of before stays.
     pub fn save(&self, path: &Path, models: &Models, conversation: Option<&Conversation>) -> anyhow::Result<()> {
-        let saved = conversation.map(Conversation::saved).unwrap_or_default();
-        session_file::save(path, &models.owner(), &saved, &self.session)
+        let messages = conversation.map(Conversation::messages).unwrap_or_default();
+        session_file::save(path, &models.owner(), messages, &self.session)
     }
 }
 

@@ -1,10 +1,10 @@
 //! One answer: from the prompt to the last token, printed as it comes.
 
-use super::super::progress::prompt_bar;
-use super::super::statistics::Statistics;
-use super::super::{interrupted, tell};
 use super::answer::Answer;
 use super::{Models, Talk};
+use crate::commands::progress::prompt_bar;
+use crate::commands::statistics::Statistics;
+use crate::commands::{interrupted, tell};
 use crate::engine::Session;
 use crate::generate::{self, Conversation, End, Flow};
 use std::time::Instant;
@@ -163,7 +163,7 @@ impl<'a> Reply<'a, '_> {
             statistics.prompt_done(session.tokens().len().saturating_sub(kept));
         }
         let after = generator.drafted();
-        statistics.drafted(after.guessed - before.guessed, after.confirmed - before.confirmed);
+        statistics.drafted(before, after);
         let text = answer.finish()?;
         if let Room::Turns(_) = room {
             tell_dropped(dropped);

@@ -8,7 +8,6 @@
 use crate::chat::Message;
 use crate::commands::output::write_whole;
 use crate::engine::{self, Session};
-use crate::generate::Saved;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -27,8 +26,6 @@ struct Header {
     /// The model's name, for people.
     model: String,
     messages: Vec<Map<String, Value>>,
-    #[serde(default)]
-    tools: Vec<Value>,
 }
 
 /// The model that a session belongs to.
@@ -42,7 +39,7 @@ pub struct Owner<'a> {
 /// What a file gave.
 pub struct Restored {
     /// The conversation.
-    pub saved: Saved,
+    pub messages: Vec<Message>,
     /// Why the cache could not be used, if it could not: the conversation has to be computed again.
     pub recompute: Option<String>,
 }
@@ -51,9 +48,9 @@ pub struct Restored {
 ///
 /// # Errors
 /// A file that cannot be written; the one of before stays.
-pub fn save(path: &Path, owner: &Owner, saved: &Saved, session: &Session) -> anyhow::Result<()> {
-    let messages = saved.messages.iter().map(|m| m.fields().clone()).collect();
-    let header = Header { model: owner.name.to_owned(), messages, tools: saved.tools.clone() };
+pub fn save(path: &Path, owner: &Owner, messages: &[Message], session: &Session) -> anyhow::Result<()> {
+    let messages = messages.iter().map(|m| m.fields().clone()).collect();
+    let header = Header { model: owner.name.to_owned(), messages };
     let json = serde_json::to_vec(&header)?;
     let unwritten = || format!("{}: cannot be written", path.display());
     write_whole(path, |out| {
@@ -114,7 +111,7 @@ fn read(file: impl Read, owner: &Owner, session: &mut Session) -> anyhow::Result
         );
     }
     let messages = header.messages.into_iter().map(Message::from_fields).collect::<Result<Vec<_>, _>>()?;
-    let mut restored = Restored { saved: Saved { messages, tools: header.tools }, recompute: None };
+    let mut restored = Restored { messages, recompute: None };
     match session.restore(&mut input) {
         Ok(()) => {}
         Err(engine::Error::StateDiffers(why)) => {

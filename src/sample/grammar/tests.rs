@@ -4,16 +4,19 @@ use super::gbnf::{self, Node, Rules};
 use super::*;
 use std::collections::BTreeSet;
 
-/// Single bytes, and tokens of several that cross every boundary.
-fn vocabulary() -> Vocabulary {
-    let mut words: Vec<Option<Vec<u8>>> = vec![None];
-    words.extend((0..=255u8).map(|b| Some(vec![b])));
-    let more =
+/// Single bytes, and tokens of several that cross every boundary, between two that are no text and end one.
+fn words() -> Vec<Vec<u8>> {
+    let several =
         ["aa", "ab", "ba", "abc", "aab", "bb", "\"a", "a\"", "{\"", "\":", "12", "é", "éa", "true", ", ", "  ", "\n"];
-    words.extend(more.iter().map(|w| Some(w.as_bytes().to_vec())));
-    words.push(None);
-    let last = words.len() as u32 - 1;
-    Vocabulary::new(words, vec![0, last]).unwrap()
+    let bytes = (0..=255u8).map(|b| vec![b]);
+    let several = several.iter().map(|w| w.as_bytes().to_vec());
+    [Vec::new()].into_iter().chain(bytes).chain(several).chain([Vec::new()]).collect()
+}
+
+fn vocabulary() -> Vocabulary {
+    let words = words();
+    let ends = vec![0, words.len() as u32 - 1];
+    Vocabulary::new(words.into_iter().map(|w| (!w.is_empty()).then_some(w)).collect(), ends).unwrap()
 }
 
 /// Where the texts of a node may end that begin at `at`: the definition, by brute force. `depth` bounds left recursion.
@@ -109,16 +112,7 @@ y ::= "a"* root?"#,
 #[test]
 fn grammars_take_what_their_definition_says() {
     let vocabulary = vocabulary();
-    let trie_words: Vec<Vec<u8>> = {
-        let mut words = vec![Vec::new()];
-        words.extend((0..=255u8).map(|b| vec![b]));
-        let more = [
-            "aa", "ab", "ba", "abc", "aab", "bb", "\"a", "a\"", "{\"", "\":", "12", "é", "éa", "true", ", ", "  ", "\n",
-        ];
-        words.extend(more.iter().map(|w| w.as_bytes().to_vec()));
-        words.push(Vec::new());
-        words
-    };
+    let words = words();
     let mut x = 3u64;
     let mut random = move |n: usize| {
         x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -134,7 +128,7 @@ fn grammars_take_what_their_definition_says() {
             let text: String = (0..random(9)).map(|_| alphabet[random(alphabet.len())]).collect();
             let want = obeys(&rules, &text);
             taken += usize::from(want);
-            let found = takes(&mut grammar, &trie_words, &text, |n| if round % 2 == 0 { 0 } else { random(n) });
+            let found = takes(&mut grammar, &words, &text, |n| if round % 2 == 0 { 0 } else { random(n) });
             if found != want {
                 failures.push(format!("{source}\n{text:?}: {found}, expected {want}"));
             }
@@ -185,8 +179,6 @@ fn schemas_are_obeyed() {
         "additionalProperties": false,
     });
     let mut grammar = vocabulary.grammar(&Source::Schema(&schema)).unwrap();
-    let mut words = vec![Vec::new()];
-    words.extend((0..=255u8).map(|b| vec![b]));
     let rows = [
         (r#"{"a": 1, "b": "x"}"#, true),
         ("{\"a\":12,\"b\":\"y\"}", true),
@@ -198,7 +190,6 @@ fn schemas_are_obeyed() {
         (r#"{"a": 1, "b": "x"} more"#, false),
     ];
     for (text, want) in rows {
-        // The last word of the vocabulary is looked up by its place: only single bytes are chosen here.
         grammar.reset();
         let mut right = true;
         for byte in text.bytes() {

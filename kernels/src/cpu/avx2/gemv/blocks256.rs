@@ -211,11 +211,7 @@ unsafe fn gemv<B: Block256, const VNNI: bool>(rows: Rows<'_>, x: Col256<'_>, out
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn gemv_few<B: Block256, const VNNI: bool>(
-    rows: Rows<'_>,
-    x: &[Col256<'_>; FEW],
-    out: [&mut [f32]; FEW],
-) {
+unsafe fn gemv_few<B: Block256, const VNNI: bool>(rows: Rows<'_>, x: &[Col256<'_>; FEW], out: [&mut [f32]; FEW]) {
     // SAFETY: promised by the caller.
     unsafe { columns::<B, VNNI, FEW>(rows, x, out) }
 }
