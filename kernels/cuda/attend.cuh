@@ -31,6 +31,7 @@ struct AttendArgs {
     float scale;
     float cap;  // scores become cap * tanh(score / cap); 0: they do not
 };
+static_assert(sizeof(AttendArgs) == 96, "as in args.rs");
 
 /// Floats of shared memory: queries, one tile, weights, and the factor of each row.
 DEVICE int tile_stride(int width) { return width | 1; }

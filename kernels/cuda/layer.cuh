@@ -12,6 +12,7 @@ struct NormArgs {
     float eps;
     int centred;  // layer norm: the mean is taken off first
 };
+static_assert(sizeof(NormArgs) == 40, "as in args.rs");
 
 /// A block a row. Sums are in f64, as the CPU's are: then activations that lie between two integers round alike.
 DEVICE void norm_row(const NormArgs& a) {
@@ -53,6 +54,7 @@ struct QuantizeArgs {
     float* s;        // [32s]: scale x sum
     int blocks;
 };
+static_assert(sizeof(QuantizeArgs) == 40, "as in args.rs");
 
 /// Scale and its inverse of a block whose largest magnitude has these bits. A NaN or an infinity makes the scale NaN.
 DEVICE void scale_of(u32 top, float& d, float& inverse) {
@@ -127,6 +129,7 @@ struct EachArgs {
     float scale;
     float cap;
 };
+static_assert(sizeof(EachArgs) == 32, "as in args.rs");
 
 DEVICE u64 thread_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 
@@ -177,6 +180,7 @@ struct PickArgs {
     int count;
     int width;
 };
+static_assert(sizeof(PickArgs) == 32, "as in args.rs");
 
 /// Row i of the result is row rows[i].
 DEVICE void pick_rows(const PickArgs& a) {
@@ -195,6 +199,7 @@ struct EmbedArgs {
     int dim;
     float scale;
 };
+static_assert(sizeof(EmbedArgs) == 48, "as in args.rs");
 
 /// A thread 32 elements.
 template <class F>
@@ -235,6 +240,7 @@ struct RopeArgs {
     int pairs;
     int adjacent;  // 2 i and 2 i + 1 turn together; else i and i + pairs
 };
+static_assert(sizeof(RopeArgs) == 48, "as in args.rs");
 
 DEVICE void turn(float* head, int pair, int pairs, int adjacent, float c, float s) {
     int i = adjacent ? 2 * pair : pair, j = adjacent ? 2 * pair + 1 : pair + pairs;
@@ -292,6 +298,7 @@ struct StoreArgs {
     int capacity;
     int pos;  // of the first token
 };
+static_assert(sizeof(StoreArgs) == 40, "as in args.rs");
 
 /// A warp a row of a head.
 DEVICE void store_rows(const StoreArgs& a) {
@@ -319,6 +326,7 @@ struct ShiftArgs {
     int pairs;
     int adjacent;
 };
+static_assert(sizeof(ShiftArgs) == 56, "as in args.rs");
 
 #define SHIFT_ROWS 8
 #define SHIFT_WIDTH 512
@@ -373,6 +381,7 @@ struct RouteArgs {
     int renormalize;
     float scale;
 };
+static_assert(sizeof(RouteArgs) == 72, "as in args.rs");
 
 /// A warp a token: softmax over the experts, then the best; of equal ones the first.
 DEVICE void choose_experts(const RouteArgs& a) {
@@ -459,6 +468,7 @@ struct CombineArgs {
     int active;
     int dim;
 };
+static_assert(sizeof(CombineArgs) == 48, "as in args.rs");
 
 /// Sums what the chosen experts gave, under their weights, in the order of the choices.
 DEVICE void combine_experts(const CombineArgs& a) {
@@ -485,6 +495,7 @@ struct TopArgs {
     int n;
     int k;  // at most TOP_MOST
 };
+static_assert(sizeof(TopArgs) == 40, "as in args.rs");
 
 /// A block takes TOP_VALUES values and gives the k largest, largest first; of equal ones the lowest id. Called for the
 /// logits, then for what the blocks gave. Places without a value get the id -1.

@@ -29,6 +29,7 @@ struct Product {
     int n;       // columns when there are no groups
     int groups;  // grid.z
 };
+static_assert(sizeof(Product) == 96, "as in args.rs");
 
 /// The columns of this block's group.
 struct Columns {

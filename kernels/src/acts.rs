@@ -40,7 +40,11 @@ impl ActKinds {
 
     /// The one that a product with weights of this type reads.
     pub fn of(dtype: DType) -> ActKinds {
-        ActKinds(1 << ActKind::of(dtype) as u8)
+        ActKinds::one(ActKind::of(dtype))
+    }
+
+    pub(crate) fn one(kind: ActKind) -> ActKinds {
+        ActKinds(1 << kind as u8)
     }
 
     pub(crate) fn has(self, kind: ActKind) -> bool {

@@ -7,6 +7,8 @@ mod attend;
 pub mod block;
 mod buf;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dtype;
 mod exec;
 pub mod float;
