@@ -9,6 +9,7 @@ pub mod engine;
 pub mod generate;
 pub mod gguf;
 pub mod model;
+pub mod placement;
 pub mod registry;
 pub mod sample;
 pub mod tokenizer;

@@ -41,24 +41,25 @@ impl Engine<'_> {
             let what = format!("{} tokens, at most {} can be computed at once", batch.len(), self.n_ubatch);
             return Err(Error::Batch { index: self.n_ubatch, what });
         }
-        let runs = &mut self.buffers.runs;
+        let (n_seqs, n_ctx) = (self.lens.len(), self.n_ctx());
+        let runs = &mut self.runs;
         runs.clear();
         for (index, t) in batch.iter().enumerate() {
             if t.token as usize >= n_vocab {
                 return Err(Error::Token { token: t.token, n_vocab });
             }
-            if t.seq.0 >= self.kv.n_seqs() {
-                let what = format!("sequence {}, there are {}", t.seq.0, self.kv.n_seqs());
+            if t.seq.0 >= n_seqs {
+                let what = format!("sequence {}, there are {n_seqs}", t.seq.0);
                 return Err(Error::Batch { index, what });
             }
-            if t.pos >= self.kv.n_ctx() {
-                return Err(Error::ContextFull { needed: t.pos + 1, n_ctx: self.kv.n_ctx() });
+            if t.pos >= n_ctx {
+                return Err(Error::ContextFull { needed: t.pos + 1, n_ctx });
             }
             match runs.last_mut() {
                 Some(run) if run.seq == t.seq && run.pos + run.n == t.pos => run.n += 1,
                 _ => {
                     let earlier = runs.iter().rev().find(|r| r.seq == t.seq).map(|r| r.pos + r.n);
-                    let len = earlier.unwrap_or(self.kv.len(t.seq));
+                    let len = earlier.unwrap_or(self.lens[t.seq.0]);
                     if t.pos > len || (earlier.is_some() && t.pos != len) {
                         let what = format!("position {} of sequence {}, which holds {len}", t.pos, t.seq.0);
                         return Err(Error::Batch { index, what });

@@ -1,8 +1,8 @@
 //! The buffers of a step, reserved once for the largest batch. What depends on the types of the weights (quantized
 //! inputs, logits) grows in the first steps; after the first prompt and the first token nothing is allocated.
 
-use super::batch::Run;
 use super::moe::Routing;
+use super::ops::Rows;
 use crate::model::{Ffn, Mixer, ModelSpec};
 use ostro_kernels::{Acts, AttendScratch};
 
@@ -33,10 +33,6 @@ pub(super) struct Buffers {
     pub inner: Acts,
     /// Logits of the tokens that want them, `[n_out, n_vocab]`; grows to the most that were ever wanted at once.
     pub logits: Vec<f32>,
-    /// The batch, by sequences.
-    pub runs: Vec<Run>,
-    /// Indices of the tokens that want logits.
-    pub wanted: Vec<usize>,
     pub attend: AttendScratch,
 }
 
@@ -75,9 +71,47 @@ impl Buffers {
             router: vec![0.0; router],
             rope: spec.ropes.iter().map(|r| (vec![0.0; n * r.dim / 2], vec![0.0; n * r.dim / 2])).collect(),
             routing,
-            runs: Vec::with_capacity(n),
-            wanted: Vec::with_capacity(n),
             ..Buffers::default()
         }
+    }
+
+    /// Some rows.
+    pub fn rows(&self, rows: Rows) -> &Vec<f32> {
+        match rows {
+            Rows::X => &self.x,
+            Rows::H => &self.h,
+            Rows::Q => &self.q,
+            Rows::K => &self.k,
+            Rows::V => &self.v,
+            Rows::Att => &self.att,
+            Rows::Hidden => &self.hidden,
+            Rows::Router => &self.router,
+            Rows::Logits => &self.logits,
+        }
+    }
+
+    /// Some rows, to be written.
+    pub fn rows_mut(&mut self, rows: Rows) -> &mut Vec<f32> {
+        match rows {
+            Rows::X => &mut self.x,
+            Rows::H => &mut self.h,
+            Rows::Q => &mut self.q,
+            Rows::K => &mut self.k,
+            Rows::V => &mut self.v,
+            Rows::Att => &mut self.att,
+            Rows::Hidden => &mut self.hidden,
+            Rows::Router => &mut self.router,
+            Rows::Logits => &mut self.logits,
+        }
+    }
+
+    /// Some rows as they are multiplied.
+    pub fn acts(&self, rows: Rows) -> &Acts {
+        if rows == Rows::Hidden { &self.inner } else { &self.acts }
+    }
+
+    /// The same, to be made.
+    pub fn acts_mut(&mut self, rows: Rows) -> &mut Acts {
+        if rows == Rows::Hidden { &mut self.inner } else { &mut self.acts }
     }
 }

@@ -4,6 +4,7 @@
 //! whole and becomes real as positions are written.
 
 use super::SeqId;
+use super::ops::Half;
 use crate::model::rope::Rope;
 use crate::model::{Mixer, ModelSpec};
 use ostro_kernels::{Exec, KvType, float};
@@ -54,68 +55,80 @@ pub(super) struct LayerKv {
     pub v: Vec<u8>,
 }
 
-struct Seq {
-    len: usize,
-    layers: Vec<LayerKv>,
-}
-
+/// The CPU's part of the cache; layers whose cache is elsewhere are empty.
 pub(super) struct KvCache {
-    seqs: Vec<Seq>,
+    /// By sequence, then by layer.
+    seqs: Vec<Vec<LayerKv>>,
     n_ctx: usize,
     types: KvTypes,
+    /// Bytes of a key and of a value of each layer.
+    row_bytes: Vec<(usize, usize)>,
 }
 
 impl KvCache {
-    pub fn new(spec: &ModelSpec, n_seqs: usize, n_ctx: usize, types: KvTypes) -> KvCache {
-        let layer = |mixer: &Mixer| match mixer {
-            Mixer::Gqa(a) => LayerKv {
-                k: vec![0; a.n_kv_heads * n_ctx * types.k.row_bytes(a.head_dim)],
-                v: vec![0; a.n_kv_heads * n_ctx * types.v.row_bytes(a.v_dim)],
-            },
+    /// A cache of the layers that are `here`.
+    pub fn new(spec: &ModelSpec, n_seqs: usize, n_ctx: usize, types: KvTypes, here: impl Fn(usize) -> bool) -> KvCache {
+        let layers: Vec<&Mixer> = spec.layers.iter().map(|l| &l.mixer).collect();
+        let row_bytes = layers.iter().map(|Mixer::Gqa(a)| (types.k.row_bytes(a.head_dim), types.v.row_bytes(a.v_dim)));
+        let row_bytes: Vec<(usize, usize)> = row_bytes.collect();
+        let layer = |(i, Mixer::Gqa(a)): (usize, &&Mixer)| {
+            let (rows, (key, value)) = (if here(i) { a.n_kv_heads * n_ctx } else { 0 }, row_bytes[i]);
+            LayerKv { k: vec![0; rows * key], v: vec![0; rows * value] }
         };
-        let seq = || Seq { len: 0, layers: spec.layers.iter().map(|l| layer(&l.mixer)).collect() };
-        KvCache { seqs: (0..n_seqs.max(1)).map(|_| seq()).collect(), n_ctx, types }
+        let seq = || layers.iter().enumerate().map(layer).collect();
+        KvCache { seqs: (0..n_seqs).map(|_| seq()).collect(), n_ctx, types, row_bytes }
     }
 
     pub fn n_ctx(&self) -> usize {
         self.n_ctx
     }
 
-    pub fn n_seqs(&self) -> usize {
-        self.seqs.len()
-    }
-
     pub fn types(&self) -> KvTypes {
         self.types
     }
 
-    pub fn len(&self, seq: SeqId) -> usize {
-        self.seqs[seq.0].len
-    }
-
-    pub fn truncate(&mut self, seq: SeqId, len: usize) {
-        let seq = &mut self.seqs[seq.0];
-        seq.len = seq.len.min(len);
-    }
-
-    /// Says that a sequence now holds `len` positions.
-    pub fn set_len(&mut self, seq: SeqId, len: usize) {
-        self.seqs[seq.0].len = len;
-    }
-
     pub fn layer(&self, seq: SeqId, layer: usize) -> &LayerKv {
-        &self.seqs[seq.0].layers[layer]
+        &self.seqs[seq.0][layer]
+    }
+
+    pub fn layer_mut(&mut self, seq: SeqId, layer: usize) -> &mut LayerKv {
+        &mut self.seqs[seq.0][layer]
+    }
+
+    /// Keys or values of a layer, with the bytes of one.
+    pub fn half(&self, layer: usize, seq: SeqId, half: Half) -> (&[u8], usize) {
+        let (cache, (key, value)) = (self.layer(seq, layer), self.row_bytes[layer]);
+        match half {
+            Half::Keys => (&cache.k, key),
+            Half::Values => (&cache.v, value),
+        }
+    }
+
+    /// The same, to be written.
+    pub fn half_mut(&mut self, layer: usize, seq: SeqId, half: Half) -> (&mut [u8], usize) {
+        let (key, value) = self.row_bytes[layer];
+        let cache = self.layer_mut(seq, layer);
+        match half {
+            Half::Keys => (&mut cache.k, key),
+            Half::Values => (&mut cache.v, value),
+        }
     }
 
     /// Forgets the positions `gone` and moves the later ones down. A key at position p was turned by the angle of p, so it
     /// is turned back by the angle of as many positions as it moves.
-    pub fn remove(&mut self, spec: &ModelSpec, ropes: &[Rope], exec: &Exec, seq: SeqId, gone: Range<usize>) {
+    pub fn remove(
+        &mut self,
+        spec: &ModelSpec,
+        ropes: &[Rope],
+        exec: &Exec,
+        seq: SeqId,
+        gone: Range<usize>,
+        held: usize,
+    ) {
         let (types, n_ctx, cpu) = (self.types, self.n_ctx, exec.cpu());
-        let Seq { len, layers } = &mut self.seqs[seq.0];
-        let held = *len;
         let kept = gone.start..held - gone.len();
         let angles: Vec<_> = ropes.iter().map(|rope| rope.back(gone.len() as u32)).collect();
-        for (layer, cache) in spec.layers.iter().zip(layers) {
+        for (layer, cache) in spec.layers.iter().zip(&mut self.seqs[seq.0]) {
             let Mixer::Gqa(a) = &layer.mixer;
             let (cos, sin) = &angles[a.rope];
             let pairs = spec.ropes[a.rope].pairs;
@@ -134,11 +147,6 @@ impl KvCache {
                 head.copy_within(gone.end * value..held * value, gone.start * value);
             });
         }
-        *len = kept.end;
-    }
-
-    pub fn layer_mut(&mut self, seq: SeqId, layer: usize) -> &mut LayerKv {
-        &mut self.seqs[seq.0].layers[layer]
     }
 }
 

@@ -5,10 +5,17 @@
 
 mod batch;
 mod buffers;
+mod cpu;
+mod devices;
 mod forward;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod kv;
 mod moe;
 mod observer;
+#[cfg(feature = "cuda")]
+mod offload;
+mod ops;
 mod session;
 mod state;
 mod weights;
@@ -16,11 +23,16 @@ mod weights;
 pub use batch::{BatchToken, SeqId};
 pub use kv::KvTypes;
 pub use observer::{Inputs, Observer};
+#[cfg(feature = "cuda")]
+pub use offload::Offload;
 pub use session::Session;
 pub use weights::Model;
 
 use crate::model;
-use buffers::Buffers;
+use crate::placement::{Lane, Placement};
+use batch::Run;
+use cpu::CpuOps;
+use devices::Devices;
 use kv::KvCache;
 use ostro_kernels::{Cpu, Exec};
 use std::ops::Range;
@@ -75,6 +87,10 @@ pub enum Error {
         n_vocab: usize,
     },
 
+    /// A card that fails.
+    #[error("{0}; -ngl 0 runs on the CPU alone")]
+    Gpu(String),
+
     /// A batch that does not continue its sequences, or names one that does not exist.
     #[error("batch: token {index}: {what}")]
     Batch {
@@ -85,25 +101,41 @@ pub enum Error {
     },
 }
 
-/// A model ready to compute: weights in the map, threads waiting, cache and buffers in place.
+/// A model ready to compute: weights in the map or on a card, threads waiting, cache and buffers in place.
 pub struct Engine<'m> {
     model: &'m Model<'m>,
-    exec: Exec,
-    kv: KvCache,
-    buffers: Buffers,
+    devices: Devices<'m>,
+    /// Positions that each sequence holds.
+    lens: Vec<usize>,
+    /// The batch at hand, by sequences.
+    runs: Vec<Run>,
+    /// Indices of its tokens that want logits.
+    wanted: Vec<usize>,
     n_ubatch: usize,
+    kv: KvTypes,
 }
 
 impl<'m> Engine<'m> {
-    /// An engine for `model`. Cache and buffers are reserved here; their pages are touched as they are used.
+    /// An engine for `model` on the CPU. Cache and buffers are reserved here; their pages are touched as they are used.
     pub fn new(model: &'m Model<'m>, options: &EngineOptions) -> Engine<'m> {
-        let n_ubatch = options.n_ubatch.clamp(1, (options.n_ctx * options.n_seqs).max(1));
+        Engine::placed(model, options, Placement::all(Lane::Cpu, model.spec.layers.len()))
+    }
+
+    /// An engine whose card, if the placement uses one, is still to be given.
+    fn placed(model: &'m Model<'m>, options: &EngineOptions, placement: Placement) -> Engine<'m> {
+        let (n_ctx, n_seqs) = (options.n_ctx, options.n_seqs.max(1));
+        let n_ubatch = options.n_ubatch.clamp(1, (n_ctx * n_seqs).max(1));
+        let here = |layer: usize| placement.layers[layer].mixer == Lane::Cpu;
+        let kv = KvCache::new(&model.spec, n_seqs, n_ctx, options.kv, here);
+        let cpu = CpuOps::new(model, Exec::new(options.cpu, options.threads), kv, n_ubatch);
         Engine {
             model,
-            exec: Exec::new(options.cpu, options.threads),
-            kv: KvCache::new(&model.spec, options.n_seqs, options.n_ctx, options.kv),
-            buffers: Buffers::new(&model.spec, n_ubatch),
+            devices: Devices { cpu, gpu: None, placement, stream_from: usize::MAX, streamed: Vec::new() },
+            lens: vec![0; n_seqs],
+            runs: Vec::with_capacity(n_ubatch),
+            wanted: Vec::with_capacity(n_ubatch),
             n_ubatch,
+            kv: options.kv,
         }
     }
 
@@ -112,19 +144,24 @@ impl<'m> Engine<'m> {
         self.model
     }
 
-    /// What computes: an instruction set and threads, for measurements beside the engine's own.
+    /// Where its parts are computed.
+    pub fn placement(&self) -> &Placement {
+        &self.devices.placement
+    }
+
+    /// What computes on the CPU: an instruction set and threads, for measurements beside the engine's own.
     pub fn exec(&self) -> &Exec {
-        &self.exec
+        &self.devices.cpu.exec
     }
 
     /// The logits of the last step, `[wanted, n_vocab]`.
     pub fn logits(&self) -> &[f32] {
-        &self.buffers.logits[..self.buffers.wanted.len() * self.model.spec.n_vocab]
+        self.devices.logits(self.wanted.len() * self.model.spec.n_vocab)
     }
 
     /// Positions of a sequence that the cache can hold.
     pub fn n_ctx(&self) -> usize {
-        self.kv.n_ctx()
+        self.devices.cpu.kv.n_ctx()
     }
 
     /// Tokens that one [`Engine::forward`] takes.
@@ -134,27 +171,33 @@ impl<'m> Engine<'m> {
 
     /// The types of the cache.
     pub fn kv_types(&self) -> KvTypes {
-        self.kv.types()
+        self.kv
     }
 
     /// Positions that a sequence holds.
     pub fn seq_len(&self, seq: SeqId) -> usize {
-        self.kv.len(seq)
+        self.lens[seq.0]
     }
 
     /// Forgets the positions of a sequence from `len` on.
     pub fn truncate(&mut self, seq: SeqId, len: usize) {
-        self.kv.truncate(seq, len);
+        let held = &mut self.lens[seq.0];
+        *held = (*held).min(len);
     }
 
     /// Forgets the positions `range` of a sequence and moves the later ones down: their keys turn back by as many
     /// positions. What they hold still knows what was forgotten, but for the first layer's, which depends on nothing before.
     ///
+    /// # Errors
+    /// A card that fails.
+    ///
     /// # Panics
     /// When `range` is not within what the sequence holds.
-    pub fn remove(&mut self, seq: SeqId, range: Range<usize>) {
-        let held = self.kv.len(seq);
+    pub fn remove(&mut self, seq: SeqId, range: Range<usize>) -> Result<(), Error> {
+        let held = self.lens[seq.0];
         assert!(range.start <= range.end && range.end <= held, "positions {range:?} of {held}");
-        self.kv.remove(&self.model.spec, &self.model.ropes, &self.exec, seq, range);
+        self.devices.remove(seq, range.clone(), held)?;
+        self.lens[seq.0] = held - range.len();
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The router's choice: which experts each token goes to, with what weight, and the tokens grouped by expert.
 
 use crate::model::{Moe, Router};
-use ostro_kernels::{Cpu, float};
+use ostro_kernels::{Cpu, Groups, float};
 
 /// Pairs of (token, expert) of a batch, sorted by expert, then by token.
 #[derive(Default)]
@@ -61,6 +61,11 @@ impl Routing {
             chosen.iter_mut().for_each(|w| *w *= moe.scale);
         }
         self.group(n, moe);
+    }
+
+    /// The first `pairs` pairs; each reads the row of its token, or a row of its `own`.
+    pub fn groups(&self, pairs: usize, own: bool) -> Groups<'_> {
+        Groups { offsets: &self.offsets, pick: if own { &self.own[..pairs] } else { &self.token } }
     }
 
     /// Sorts the choices by expert, keeping the order of the tokens.

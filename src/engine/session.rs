@@ -40,11 +40,15 @@ impl<'e, 'm> Session<'e, 'm> {
 
     /// Forgets the tokens `range` and moves the later ones down; see [`Engine::remove`].
     ///
+    /// # Errors
+    /// A card that fails.
+    ///
     /// # Panics
     /// When `range` is not within what is held.
-    pub fn remove(&mut self, range: Range<usize>) {
-        self.engine.remove(self.seq, range.clone());
+    pub fn remove(&mut self, range: Range<usize>) -> Result<(), Error> {
+        self.engine.remove(self.seq, range.clone())?;
         self.tokens.drain(range);
+        Ok(())
     }
 
     /// The sequence that it drives.

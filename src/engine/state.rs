@@ -11,6 +11,7 @@
 //!
 //! Only the positions that are held are written, so a cache of another length can take them.
 
+use super::ops::Half;
 use super::{Engine, Error, SeqId, Session};
 use crate::model::Mixer;
 use ostro_kernels::KvType;
@@ -21,7 +22,7 @@ type Shape = (usize, usize, usize);
 
 impl Engine<'_> {
     fn shapes(&self) -> impl Iterator<Item = Shape> {
-        let types = self.kv.types();
+        let types = self.kv;
         self.model.spec.layers.iter().map(move |layer| match &layer.mixer {
             Mixer::Gqa(a) => (a.n_kv_heads, types.k.row_bytes(a.head_dim), types.v.row_bytes(a.v_dim)),
         })
@@ -35,7 +36,7 @@ impl Session<'_, '_> {
     /// What `out` cannot take.
     pub fn save(&self, out: &mut dyn Write) -> io::Result<()> {
         let engine = self.engine();
-        let types = engine.kv.types();
+        let types = engine.kv;
         put(out, engine.model.spec.layers.len())?;
         for (heads, key, value) in engine.shapes() {
             [heads, key, value].into_iter().try_for_each(|n| put(out, n))?;
@@ -44,12 +45,9 @@ impl Session<'_, '_> {
         let n = self.tokens().len();
         put(out, n)?;
         self.tokens().iter().try_for_each(|t| out.write_all(&t.to_le_bytes()))?;
-        for (layer, (_, key, value)) in engine.shapes().enumerate() {
-            let cache = engine.kv.layer(self.seq(), layer);
-            for (rows, bytes) in [(&cache.k, key), (&cache.v, value)] {
-                for head in rows.chunks_exact((engine.n_ctx() * bytes).max(1)) {
-                    out.write_all(&head[..n * bytes])?;
-                }
+        for layer in 0..engine.model.spec.layers.len() {
+            for half in [Half::Keys, Half::Values] {
+                out.write_all(&engine.devices.cache(layer, self.seq(), half, n).map_err(io::Error::other)?)?;
             }
         }
         Ok(())
@@ -67,7 +65,7 @@ impl Session<'_, '_> {
         let engine = self.engine();
         let (n_ctx, n_vocab) = (engine.n_ctx(), engine.model.spec.n_vocab);
         let shapes: Vec<Shape> = engine.shapes().collect();
-        let types = engine.kv.types();
+        let types = engine.kv;
         let layers = take(input)?;
         if layers != shapes.len() {
             return differs("layers", layers.to_string(), shapes.len().to_string());
@@ -100,12 +98,11 @@ impl Session<'_, '_> {
             tokens.push(token);
         }
         let seq = self.seq();
-        for (layer, (_, key, value)) in shapes.into_iter().enumerate() {
-            let cache = self.engine_mut().kv.layer_mut(seq, layer);
-            for (rows, bytes) in [(&mut cache.k, key), (&mut cache.v, value)] {
-                for head in rows.chunks_exact_mut((n_ctx * bytes).max(1)) {
-                    input.read_exact(&mut head[..n * bytes])?;
-                }
+        for (layer, (heads, key, value)) in shapes.into_iter().enumerate() {
+            for (half, row) in [(Half::Keys, key), (Half::Values, value)] {
+                let mut bytes = vec![0; heads * n * row];
+                input.read_exact(&mut bytes)?;
+                self.engine_mut().devices.set_cache(layer, seq, half, n, &bytes)?;
             }
         }
         self.hold(tokens);
@@ -115,7 +112,7 @@ impl Session<'_, '_> {
     /// Says that the cache holds these tokens now.
     fn hold(&mut self, tokens: Vec<u32>) {
         let seq: SeqId = self.seq();
-        self.engine_mut().kv.set_len(seq, tokens.len());
+        self.engine_mut().lens[seq.0] = tokens.len();
         self.set_tokens(tokens);
     }
 }

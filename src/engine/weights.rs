@@ -1,9 +1,10 @@
 //! The weights of a model, by layer and part: the one place through which the forward pass reaches them.
 
 use super::Error;
+use super::ops::At;
 use crate::gguf::Gguf;
 use crate::model::{Account, Manifest, ModelSpec, Part, Source, rope::Rope};
-use ostro_kernels::{Mat, quantize};
+use ostro_kernels::{DType, Mat, quantize};
 
 /// One weight.
 enum Weight<'f> {
@@ -40,6 +41,38 @@ impl<'f> Parts<'f> {
         match self.get(part) {
             Weight::Experts(mats) => mats,
             _ => panic!("{part:?} is not a table of experts"),
+        }
+    }
+
+    /// The parts that there are.
+    pub fn present(&self) -> impl Iterator<Item = Part> + '_ {
+        Part::ALL.iter().copied().filter(|&part| self.0[part as usize].is_some())
+    }
+
+    /// A matrix, or those of all experts; none where the part is a vector.
+    pub fn matrices(&self, part: Part) -> Option<Vec<Mat<'f>>> {
+        match self.get(part) {
+            Weight::Matrix(mat) => Some(vec![*mat]),
+            Weight::Experts(mats) => Some(mats.clone()),
+            Weight::Vector(_) => None,
+        }
+    }
+
+    /// The type of a matrix, or of those of all experts; vectors are floats.
+    pub fn dtype_of(&self, part: Part, expert: usize) -> DType {
+        match self.get(part) {
+            Weight::Matrix(mat) => mat.dtype(),
+            Weight::Experts(mats) => mats[expert].dtype(),
+            Weight::Vector(_) => DType::F32,
+        }
+    }
+
+    /// Columns of a matrix, or of those of all experts.
+    pub fn cols(&self, part: Part) -> usize {
+        match self.get(part) {
+            Weight::Matrix(mat) => mat.cols(),
+            Weight::Experts(mats) => mats.first().map_or(0, Mat::cols),
+            Weight::Vector(v) => v.len(),
         }
     }
 
@@ -116,24 +149,14 @@ impl<'f> Model<'f> {
         Ok(Model { spec, manifest, account, warnings, ropes, globals, layers })
     }
 
-    /// The parts of a layer.
-    pub(super) fn layer(&self, layer: usize) -> &Parts<'f> {
-        &self.layers[layer]
+    /// The parts of a layer, or the model's own.
+    pub(super) fn parts(&self, at: At) -> &Parts<'f> {
+        at.map_or(&self.globals, |layer| &self.layers[layer])
     }
 
     /// The embedding, `[n_vocab, dim]`.
     pub(super) fn embedding(&self) -> Mat<'f> {
         self.globals.mat(Part::Embed)
-    }
-
-    /// The norm before the head, `[dim]`.
-    pub(super) fn out_norm(&self) -> &[f32] {
-        self.globals.vector(Part::OutNorm)
-    }
-
-    /// The head, `[n_vocab, dim]`.
-    pub(super) fn head(&self) -> Mat<'f> {
-        self.globals.mat(self.head_part())
     }
 
     /// Which matrix the head is.

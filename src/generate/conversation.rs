@@ -245,9 +245,9 @@ fn align(session: &mut Session, ids: &[u32], gone: usize) -> usize {
     let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
     let same = common(session.tokens(), ids);
     let behind = session.tokens().get(same + gone..).map_or(0, |held| common(held, &ids[same..]));
-    if gone == 0 || behind == 0 {
+    // A card that fails here fails in the next step again, and is told there.
+    if gone == 0 || behind == 0 || session.remove(same..same + gone).is_err() {
         return same;
     }
-    session.remove(same..same + gone);
     same + behind
 }

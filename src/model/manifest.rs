@@ -40,8 +40,37 @@ pub enum Part {
 }
 
 impl Part {
+    /// All of them, in the order of their numbers.
+    pub const ALL: &[Part] = &[
+        Part::Embed,
+        Part::OutNorm,
+        Part::Head,
+        Part::RopeFactors,
+        Part::AttnNorm,
+        Part::Q,
+        Part::K,
+        Part::V,
+        Part::QBias,
+        Part::KBias,
+        Part::VBias,
+        Part::QNorm,
+        Part::KNorm,
+        Part::AttnOut,
+        Part::AttnOutBias,
+        Part::AttnPostNorm,
+        Part::FfnNorm,
+        Part::Gate,
+        Part::Up,
+        Part::Down,
+        Part::FfnPostNorm,
+        Part::Router,
+        Part::GateExps,
+        Part::UpExps,
+        Part::DownExps,
+    ];
+
     /// How many parts there are.
-    pub const COUNT: usize = Part::DownExps as usize + 1;
+    pub const COUNT: usize = Part::ALL.len();
 
     /// The GGUF name within a layer or the file, and what the tensor is for.
     fn name_and_role(self) -> (&'static str, Role) {

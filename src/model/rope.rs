@@ -66,6 +66,14 @@ impl Rope {
 }
 
 impl Rope {
+    /// [`Rope::fill`] for each position in turn, `[positions, pairs]`.
+    pub fn fill_all(&self, positions: impl Iterator<Item = u32>, cos: &mut [f32], sin: &mut [f32]) {
+        let rows = cos.chunks_exact_mut(self.pairs()).zip(sin.chunks_exact_mut(self.pairs()));
+        for (position, (cos, sin)) in positions.zip(rows) {
+            self.fill(position, cos, sin);
+        }
+    }
+
     /// Cosines and sines that turn back what was turned by [`Rope::fill`] at some position to what it would be `by`
     /// positions before: the angle alone, as the magnitude is there already.
     pub fn back(&self, by: u32) -> (Vec<f32>, Vec<f32>) {

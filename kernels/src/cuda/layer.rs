@@ -335,6 +335,22 @@ impl Gpu {
         }
     }
 
+    /// What a router chose: the offsets of the experts, and the token of each pair.
+    ///
+    /// # Errors
+    /// A driver that is lost.
+    pub fn read_routing(
+        &self,
+        routing: &GpuRouting,
+        n: usize,
+        route: &GpuRoute,
+    ) -> Result<(Vec<i32>, Vec<i32>), CudaError> {
+        let (mut offsets, mut token) = (vec![0; route.n_experts + 1], vec![0; n * route.n_active]);
+        self.read(&routing.offsets, 0, &mut offsets)?;
+        self.read(&routing.token, 0, &mut token)?;
+        Ok((offsets, token))
+    }
+
     /// Sums what the experts of each token gave, `[pairs, dim]`, under their weights: `out` is `[n, dim]`.
     ///
     /// # Errors

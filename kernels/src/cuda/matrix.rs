@@ -38,7 +38,7 @@ impl GpuMat {
 
     /// Bytes of one of them.
     pub(super) fn matrix_bytes(&self) -> usize {
-        self.bytes.len() / self.count
+        self.dtype.row_bytes(self.cols).expect("whole blocks") * self.rows
     }
 }
 
@@ -56,45 +56,56 @@ impl Gpu {
     /// # Panics
     /// When there are none, they differ in shape or type, or there are no kernels for the type.
     pub fn upload(&self, mats: &[Mat<'_>]) -> Result<GpuMat, CudaError> {
-        let slots = Slots::new(self, mats, 1)?;
-        let Slots { mut mats, .. } = slots.filled(self, mats)?;
-        Ok(mats.pop().expect("one slot"))
+        let bytes = self.buffer(mats.iter().map(|m| m.data().len()).sum())?;
+        let to = self.shaped(mats, bytes)?;
+        self.copy_matrices(mats, &to)?;
+        // The copies are on a stream of their own.
+        self.copy.synchronize()?;
+        Ok(to)
+    }
+
+    /// Room for matrices like these, in `bytes`.
+    fn shaped(&self, like: &[Mat<'_>], bytes: Buffer<u8>) -> Result<GpuMat, CudaError> {
+        let first = like.first().expect("a matrix");
+        assert!(like.iter().all(|m| (m.dtype(), m.rows(), m.cols()) == (first.dtype(), first.rows(), first.cols())));
+        self.load_format(first.dtype())?;
+        let mat = GpuMat { dtype: first.dtype(), rows: first.rows(), cols: first.cols(), count: like.len(), bytes };
+        assert!(mat.matrix_bytes() * mat.count <= mat.bytes.len(), "matrices of {} bytes", mat.bytes.len());
+        Ok(mat)
+    }
+
+    /// Queues copies of matrices into their room, beside what is being computed.
+    fn copy_matrices(&self, mats: &[Mat<'_>], to: &GpuMat) -> Result<(), CudaError> {
+        self.context.bind()?;
+        for (i, mat) in mats.iter().enumerate() {
+            let at = to.bytes.at + (i * to.matrix_bytes()) as u64;
+            // SAFETY: `shaped` has checked that there is room for all of them.
+            unsafe { self.staging.borrow_mut().send(&self.copy, mat.data(), at)? };
+        }
+        Ok(())
     }
 }
 
-/// Room on the card for the experts of several layers in turn: while one slot is computed with, the next is filled.
-pub struct Slots {
-    mats: Vec<GpuMat>,
-    /// Passed when a slot's copy is done, and when its last user is.
-    events: Vec<(Event, Event)>,
+/// Room on the card that tables of weights take in turn: while one slot is computed with, another is filled.
+pub struct Slots(Vec<Slot>);
+
+struct Slot {
+    mat: Option<GpuMat>,
+    room: Option<Buffer<u8>>,
+    copied: Event,
+    used: Event,
 }
 
 impl Slots {
-    /// `n` slots, each with room for matrices like these.
+    /// `n` slots of so many bytes.
     ///
     /// # Errors
     /// No room, or a driver that is lost.
-    ///
-    /// # Panics
-    /// As [`Gpu::upload`].
-    pub fn new(gpu: &Gpu, like: &[Mat<'_>], n: usize) -> Result<Slots, CudaError> {
-        let first = like.first().expect("a matrix");
-        assert!(like.iter().all(|m| (m.dtype(), m.rows(), m.cols()) == (first.dtype(), first.rows(), first.cols())));
-        gpu.load_format(first.dtype())?;
-        let (mut mats, mut events) = (Vec::new(), Vec::new());
-        for _ in 0..n {
-            let bytes = gpu.buffer(first.data().len() * like.len())?;
-            let (dtype, rows, cols) = (first.dtype(), first.rows(), first.cols());
-            mats.push(GpuMat { dtype, rows, cols, count: like.len(), bytes });
-            events.push((Event::new()?, Event::new()?));
-        }
-        Ok(Slots { mats, events })
-    }
-
-    fn filled(self, gpu: &Gpu, mats: &[Mat<'_>]) -> Result<Slots, CudaError> {
-        self.fill(gpu, 0, mats)?;
-        self.ready(gpu, 0)?;
-        Ok(self)
+    pub fn new(gpu: &Gpu, bytes: usize, n: usize) -> Result<Slots, CudaError> {
+        let slot = || -> Result<_, CudaError> {
+            Ok(Slot { mat: None, room: Some(gpu.buffer(bytes)?), copied: Event::new()?, used: Event::new()? })
+        };
+        Ok(Slots((0..n).map(|_| slot()).collect::<Result<_, _>>()?))
     }
 
     /// Queues a copy of matrices into a slot, beside what is being computed, once the slot's last user is done.
@@ -103,28 +114,28 @@ impl Slots {
     /// A driver that is lost.
     ///
     /// # Panics
-    /// When they are not like those that the slots were made for.
-    pub fn fill(&self, gpu: &Gpu, slot: usize, mats: &[Mat<'_>]) -> Result<(), CudaError> {
-        let to = &self.mats[slot];
-        assert_eq!(to.count, mats.len(), "matrices of a slot");
-        let (copied, used) = &self.events[slot];
-        gpu.copy.wait(used)?;
-        for (i, mat) in mats.iter().enumerate() {
-            assert!((mat.dtype(), mat.rows(), mat.cols()) == (to.dtype, to.rows, to.cols), "a matrix of another shape");
-            let at = to.bytes.at + (i * to.matrix_bytes()) as u64;
-            // SAFETY: the slot has room for `count` matrices of this size.
-            unsafe { gpu.staging.borrow_mut().send(&gpu.copy, mat.data(), at)? };
-        }
-        copied.record(&gpu.copy)
+    /// When there is not so much room, or as [`Gpu::upload`].
+    pub fn fill(&mut self, gpu: &Gpu, slot: usize, mats: &[Mat<'_>]) -> Result<(), CudaError> {
+        let slot = &mut self.0[slot];
+        let room = slot.mat.take().map(|mat| mat.bytes).or_else(|| slot.room.take()).expect("one of them has it");
+        let mat = gpu.shaped(mats, room)?;
+        gpu.copy.wait(&slot.used)?;
+        let copied = gpu.copy_matrices(mats, &mat).and_then(|()| slot.copied.record(&gpu.copy));
+        slot.mat = Some(mat);
+        copied
     }
 
-    /// The matrices of a slot: what is queued from here on waits for its copy.
+    /// The matrices of a slot: what is queued from here on waits for their copy.
     ///
     /// # Errors
     /// A driver that is lost.
+    ///
+    /// # Panics
+    /// When the slot was never filled.
     pub fn ready(&self, gpu: &Gpu, slot: usize) -> Result<&GpuMat, CudaError> {
-        gpu.compute.wait(&self.events[slot].0)?;
-        Ok(&self.mats[slot])
+        let slot = &self.0[slot];
+        gpu.compute.wait(&slot.copied)?;
+        Ok(slot.mat.as_ref().expect("a slot that was filled"))
     }
 
     /// Says that all users of a slot's matrices are queued: it may be filled again once they are done.
@@ -132,7 +143,7 @@ impl Slots {
     /// # Errors
     /// A driver that is lost.
     pub fn release(&self, gpu: &Gpu, slot: usize) -> Result<(), CudaError> {
-        self.events[slot].1.record(&gpu.compute)
+        self.0[slot].used.record(&gpu.compute)
     }
 }
 

@@ -211,6 +211,23 @@ impl Gpu {
         Ok(())
     }
 
+    /// Queues a copy of the first `len` values of one buffer to another.
+    ///
+    /// # Errors
+    /// A driver that is lost.
+    ///
+    /// # Panics
+    /// When there are not so many, or no room.
+    #[allow(private_bounds, reason = "a list of numbers, not an interface")]
+    pub fn copy<T: Plain>(&self, from: &Buffer<T>, to: &mut Buffer<T>, len: usize) -> Result<(), CudaError> {
+        need("values to copy", from, len);
+        need("room for a copy", to, len);
+        self.context.bind()?;
+        // SAFETY: both have so many values; freeing either waits for the stream.
+        unsafe { result::memcpy_dtod_async(to.at, from.at, len * size_of::<T>(), self.compute.0) }
+            .map_err(failed("copying on the card"))
+    }
+
     /// Waits until all that was queued is done.
     ///
     /// # Errors

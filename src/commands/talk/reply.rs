@@ -44,7 +44,7 @@ impl Room<'_, '_> {
                 if gone == 0 {
                     return Ok(None);
                 }
-                session.remove(*keep..*keep + gone);
+                session.remove(*keep..*keep + gone)?;
                 Ok(Some(Vec::new()))
             }
         }

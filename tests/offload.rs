@@ -1,0 +1,124 @@
+//! A card beside the CPU, on whatever driver the machine has: a card's own, or the emulated one of `kernels/emulator`.
+#![cfg(feature = "cuda")]
+
+mod common;
+
+use ostro::engine::{Engine, EngineOptions, KvTypes, Model, Offload, SeqId, Session};
+use ostro::gguf::Gguf;
+use ostro::placement::{Lane, Lanes, Placement};
+use ostro_kernels::cuda::{Gpu, NoGpu};
+use ostro_kernels::{Cpu, KvType};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+fn gpu() -> Option<Rc<Gpu>> {
+    match Gpu::open() {
+        Ok(gpu) => Some(Rc::new(gpu)),
+        Err(why @ NoGpu::NoDriver) if std::env::var_os("OSTRO_REQUIRE_GPU").is_none() => {
+            eprintln!("SKIPPED: {why}: nothing was offloaded; kernels/emulator has a driver without a card");
+            None
+        }
+        Err(why) => panic!("{why}"),
+    }
+}
+
+fn options(kv: KvType) -> EngineOptions {
+    EngineOptions { n_ctx: 96, n_ubatch: 32, n_seqs: 1, threads: 2, kv: KvTypes { k: kv, v: kv }, cpu: Cpu::detect() }
+}
+
+/// The models of the references, of every architecture that they have, in two types.
+fn files() -> Vec<PathBuf> {
+    let Some(root) = common::reference("models") else { return Vec::new() };
+    let names = ["mixtral", "llama31", "gemma3"].into_iter().flat_map(|m| [(m, "Q4_K_M"), (m, "Q8_0")]);
+    names.map(|(model, kind)| root.join(format!("{model}/gguf/{model}-{kind}.gguf"))).collect()
+}
+
+/// Ways to share a model.
+fn placements(n: usize) -> Vec<(&'static str, Placement)> {
+    let lanes = |mixer, ffn| Lanes { mixer, ffn };
+    let (cpu, gpu) = (Lane::Cpu, Lane::Gpu);
+    let alternate = (0..n).map(|i| if i % 2 == 0 { lanes(gpu, cpu) } else { lanes(cpu, gpu) }).collect();
+    vec![
+        ("none", Placement::all(cpu, n)),
+        ("all", Placement::all(gpu, n)),
+        ("attention", Placement { layers: vec![lanes(gpu, cpu); n], head: gpu }),
+        ("feed-forward", Placement { layers: vec![lanes(cpu, gpu); n], head: cpu }),
+        ("alternating", Placement { layers: alternate, head: cpu }),
+    ]
+}
+
+/// Feeds a prompt in two batches, then the tokens of `path` one by one, or, without one, what is most likely each time: the
+/// logits of every step, and the tokens.
+fn run(engine: &mut Engine<'_>, path: Option<&[u32]>) -> (Vec<Vec<f32>>, Vec<u32>) {
+    let vocab = engine.model().spec.n_vocab as u32;
+    let prompt: Vec<u32> = (0..41).map(|i| (i * 37 + 5) % vocab.min(250)).collect();
+    let mut session = Session::new(engine, SeqId(0));
+    let (mut all, mut tokens) = (Vec::new(), Vec::new());
+    let mut next = prompt;
+    for step in 0..9 {
+        let logits = session.feed(&next, |_| true).unwrap().unwrap();
+        all.push(logits.to_vec());
+        let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+        tokens.push(best as u32);
+        next = vec![path.map_or(best as u32, |path| path[step])];
+    }
+    (all, tokens)
+}
+
+/// The steps at which another token is the most likely, where that is no close call: one of a hundredth of what a logit is
+/// on average.
+fn disagreements(got: &[Vec<f32>], want: &[Vec<f32>]) -> Vec<usize> {
+    let best = |l: &[f32]| (0..l.len()).fold(0, |best, i| if l[i] > l[best] { i } else { best });
+    let differs = |step: &usize| {
+        let (got, want) = (&got[*step], &want[*step]);
+        let size = (want.iter().map(|l| l * l).sum::<f32>() / want.len() as f32).sqrt();
+        want[best(want)] - want[best(got)] > 0.01 * size
+    };
+    (0..want.len()).filter(differs).collect()
+}
+
+fn nmse(got: &[f32], want: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let error: f64 = got.iter().zip(want).map(|(&g, &w)| square(f64::from(g) - f64::from(w))).sum();
+    let power: f64 = want.iter().map(|&w| square(f64::from(w))).sum();
+    error / power
+}
+
+#[test]
+fn every_split_gives_the_logits_of_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let mut wrong = Vec::new();
+    for path in files() {
+        let gguf = Gguf::open(&path).unwrap();
+        let model = Model::load(&gguf).unwrap();
+        for kv in [KvType::F16, KvType::Q8_0] {
+            let options = options(kv);
+            let (want, tokens) = run(&mut Engine::new(&model, &options), None);
+            for (name, placement) in placements(model.spec.layers.len()) {
+                for stream_from in [usize::MAX, 2] {
+                    let (mut progress, mut note) = (|_| {}, |note| panic!("{note}"));
+                    let offload = Offload {
+                        gpu: gpu.clone(),
+                        placement: placement.clone(),
+                        stream_from: Some(stream_from),
+                        progress: &mut progress,
+                        note: &mut note,
+                    };
+                    let mut engine = Engine::offloaded(&model, &options, offload).unwrap();
+                    let (got, _) = run(&mut engine, Some(&tokens));
+                    let error = nmse(&got.concat(), &want.concat());
+                    let other = disagreements(&got, &want);
+                    // A NaN is wrong too.
+                    if !other.is_empty() || !(error <= 1e-3) {
+                        let streams = engine.streams_from();
+                        wrong.push(format!(
+                            "{} {kv:?} {name} {streams:?}: NMSE {error:.1e}, steps {other:?}",
+                            path.display()
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
