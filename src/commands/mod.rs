@@ -5,11 +5,14 @@
 
 pub mod bench;
 pub mod chat;
+#[cfg(feature = "cuda")]
+pub mod cuda_selftest;
 pub mod imatrix;
 pub mod inspect;
 pub mod list;
 pub mod logits;
 pub mod perplexity;
+pub mod plan;
 pub mod progress;
 pub mod pull;
 pub mod quantize;
@@ -26,6 +29,7 @@ mod input;
 mod inspect_model;
 mod interrupts;
 mod model_args;
+mod offload_args;
 mod output;
 mod sample_args;
 mod spelling;
@@ -65,6 +69,12 @@ enum Command {
     List(list::ListArgs),
     /// Remove a cached model
     Rm(rm::RmArgs),
+    /// Show what would be computed where, and how fast that can be, without loading anything
+    Plan(Box<plan::PlanArgs>),
+    /// Compare every kernel for cards with the CPU, on the card that is here
+    #[cfg(feature = "cuda")]
+    #[command(name = "cuda-selftest")]
+    CudaSelftest(cuda_selftest::SelftestArgs),
     /// Show what a GGUF file holds
     Inspect(inspect::InspectArgs),
     /// Show what a conversation looks like to a model
@@ -109,6 +119,9 @@ pub fn main() -> ExitCode {
         Command::Pull(args) => pull::run(args),
         Command::List(args) => list::run(args),
         Command::Rm(args) => rm::run(args),
+        Command::Plan(args) => plan::run(args),
+        #[cfg(feature = "cuda")]
+        Command::CudaSelftest(args) => cuda_selftest::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Template(args) => template::run(args),
         Command::Tokenize(args) => tokenize::run(args),

@@ -1,7 +1,8 @@
 //! The flags that say how a model is loaded and computed, shared by every command that computes.
 
+use super::offload_args::OffloadArgs;
 use super::tell;
-use crate::engine::{EngineOptions, KvTypes, Model};
+use crate::engine::{Engine, EngineOptions, KvTypes, Model};
 use crate::gguf::{Gguf, OpenOptions};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -48,6 +49,34 @@ pub struct ModelArgs {
     /// Tell what is loaded and how
     #[arg(short = 'v', long)]
     pub verbose: bool,
+}
+
+/// How a model is loaded and computed, where a card may help.
+#[derive(Args, Debug)]
+pub struct CardModelArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    offload: OffloadArgs,
+}
+
+impl std::ops::Deref for CardModelArgs {
+    type Target = ModelArgs;
+
+    fn deref(&self) -> &ModelArgs {
+        &self.model
+    }
+}
+
+impl CardModelArgs {
+    /// An engine for `model`, with what a card can do on the card, if there is one.
+    ///
+    /// # Errors
+    /// A card that fails.
+    pub fn engine<'m>(&self, model: &'m Model<'m>, options: &EngineOptions) -> anyhow::Result<Engine<'m>> {
+        self.offload.engine(model, options, self.verbose)
+    }
 }
 
 /// The type of a cache by its name.
@@ -174,7 +203,7 @@ pub(super) fn cpu() -> anyhow::Result<Cpu> {
 }
 
 /// Bytes of this machine's memory, where the system tells (Linux).
-fn memory() -> Option<u64> {
+pub(super) fn memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)

@@ -30,6 +30,16 @@ pub(super) fn prompt_bar(tokens: usize) -> ProgressBar {
     bar
 }
 
+/// A bar for weights on their way to a card, on a terminal only.
+#[cfg(feature = "cuda")]
+pub(super) fn upload_bar(bytes: u64) -> ProgressBar {
+    if bytes < 256 << 20 || !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("copying to the card {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}");
+    ProgressBar::new(bytes).with_style(style.expect("the template is a constant"))
+}
+
 /// Shows how one thing goes: the pull of a model, the making of a file.
 pub struct Bars {
     alias: String,

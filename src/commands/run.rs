@@ -67,7 +67,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let most = if args.talk.session_file().is_some() { usize::MAX } else { tokens.len().saturating_add(limit) };
     let options = args.talk.engine_options(&models, most)?;
     let sampler = args.talk.sampler(&models)?;
-    let mut engines = models.engines(&options);
+    let mut engines = models.engines(&options, &args.talk.computing)?;
     let mut talk = args.talk.talk(&mut engines, sampler);
     if args.talk.resume(&mut talk, &models, conversation.as_mut())?
         && let Some(conversation) = &mut conversation

@@ -15,13 +15,18 @@ const LONG_SHORTS: &[(&str, &str)] = &[
     ("-co", "--color"),
     ("-md", "--model-draft"),
     ("-jf", "--json-schema-file"),
+    ("-fitt", "--fit-target"),
+    ("-ot", "--override-tensor"),
+    ("-nkvo", "--no-kv-offload"),
+    ("-ngl", "--gpu-layers"),
+    ("-ncmoe", "--n-cpu-moe"),
+    ("-cmoe", "--cpu-moe"),
 ];
 
 /// Flags of llama.cpp that are not here, whose first letter is a flag of ours: `-fa` is no file `a`. They become
 /// their long form, which clap refuses by its name.
 const NOT_HERE: &[(&str, &str)] = &[
     ("-bf", "--binary-file"),
-    ("-cmoe", "--cpu-moe"),
     ("-cnv", "--conversation"),
     ("-dev", "--device"),
     ("-dio", "--direct-io"),
@@ -35,15 +40,11 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("-mli", "--multiline-input"),
     ("-mmp", "--mmap"),
     ("-mu", "--model-url"),
-    ("-ncmoe", "--n-cpu-moe"),
-    ("-ngl", "--gpu-layers"),
-    ("-nkvo", "--no-kv-offload"),
     ("-no-cnv", "--no-conversation"),
     ("-nopo", "--no-op-offload"),
     ("-np", "--parallel"),
     ("-nr", "--no-repack"),
     ("-oe", "--output-err"),
-    ("-ot", "--override-tensor"),
     ("-sm", "--split-mode"),
     ("-sp", "--special"),
     ("-tb", "--threads-batch"),

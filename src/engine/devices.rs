@@ -12,6 +12,8 @@ pub(super) struct Devices<'m> {
     pub cpu: CpuOps<'m>,
     pub gpu: Option<Box<dyn Ops + 'm>>,
     pub placement: Placement,
+    /// The card's name.
+    pub card: String,
     /// Batches of so many tokens or more go through the card for experts that are in memory: their weights are copied to it in
     /// turn.
     pub stream_from: usize,

@@ -93,27 +93,6 @@ pub(super) struct Share {
 /// Bytes that are copied to see how fast the bus is.
 const MEASURED: usize = 64 << 20;
 
-const MIXER: [Part; 13] = [
-    Part::AttnNorm,
-    Part::Q,
-    Part::K,
-    Part::V,
-    Part::QBias,
-    Part::KBias,
-    Part::VBias,
-    Part::QNorm,
-    Part::KNorm,
-    Part::AttnOut,
-    Part::AttnOutBias,
-    Part::AttnPostNorm,
-    Part::RopeFactors,
-];
-
-/// Whether a weight belongs to attention's half of a layer.
-pub(super) fn is_mixer(part: Part) -> bool {
-    MIXER.contains(&part)
-}
-
 /// The tables of experts, in the order in which a layer uses them.
 const TABLES: [Part; 3] = [Part::GateExps, Part::UpExps, Part::DownExps];
 
@@ -185,9 +164,9 @@ impl<'m> GpuOps<'m> {
         }
         for index in 0..share.placement.layers.len() {
             if share.placement.layers[index].mixer == Lane::Gpu {
-                let parts: Vec<Part> = model.parts(Some(index)).present().filter(|&p| is_mixer(p)).collect();
+                let parts: Vec<Part> = model.parts(Some(index)).present().filter(|&p| p.is_mixer()).collect();
                 let done = ops.reserve_kv(index, share).and_then(|()| ops.upload_all(Some(index), &parts, progress));
-                share.placement.layers[index].mixer = ops.or_cpu(Some(index), is_mixer, done)?;
+                share.placement.layers[index].mixer = ops.or_cpu(Some(index), Part::is_mixer, done)?;
             }
         }
         if share.stream {
@@ -195,9 +174,9 @@ impl<'m> GpuOps<'m> {
         }
         for index in 0..share.placement.layers.len() {
             if share.placement.layers[index].ffn == Lane::Gpu {
-                let parts: Vec<Part> = model.parts(Some(index)).present().filter(|&p| !is_mixer(p)).collect();
+                let parts: Vec<Part> = model.parts(Some(index)).present().filter(|&p| !p.is_mixer()).collect();
                 let done = ops.upload_all(Some(index), &parts, progress);
-                share.placement.layers[index].ffn = ops.or_cpu(Some(index), |part| !is_mixer(part), done)?;
+                share.placement.layers[index].ffn = ops.or_cpu(Some(index), |part| !part.is_mixer(), done)?;
             }
         }
         gpu.synchronize()?;
@@ -245,13 +224,13 @@ impl<'m> GpuOps<'m> {
             let is_moe = matches!(model.spec.layers[i].ffn, Ffn::Moe(_));
             is_moe
                 && placement.layers[i].ffn == Lane::Cpu
-                && refuses(&self.gpu, model, Some(i), |p| !is_mixer(p)).is_none()
+                && refuses(&self.gpu, model, Some(i), |p| !p.is_mixer()).is_none()
         };
         let layers: Vec<usize> = (0..placement.layers.len()).filter(streams).collect();
         if layers.is_empty() {
             return Ok(None);
         }
-        let small = |part: &Part| !is_mixer(*part) && !TABLES.contains(part);
+        let small = |part: &Part| !part.is_mixer() && !TABLES.contains(part);
         let mut done = Ok(());
         for &layer in &layers {
             let parts: Vec<Part> = model.parts(Some(layer)).present().filter(small).collect();

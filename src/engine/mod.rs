@@ -130,7 +130,14 @@ impl<'m> Engine<'m> {
         let cpu = CpuOps::new(model, Exec::new(options.cpu, options.threads), kv, n_ubatch);
         Engine {
             model,
-            devices: Devices { cpu, gpu: None, placement, stream_from: usize::MAX, streamed: Vec::new() },
+            devices: Devices {
+                cpu,
+                gpu: None,
+                placement,
+                card: String::new(),
+                stream_from: usize::MAX,
+                streamed: Vec::new(),
+            },
             lens: vec![0; n_seqs],
             runs: Vec::with_capacity(n_ubatch),
             wanted: Vec::with_capacity(n_ubatch),
@@ -147,6 +154,11 @@ impl<'m> Engine<'m> {
     /// Where its parts are computed.
     pub fn placement(&self) -> &Placement {
         &self.devices.placement
+    }
+
+    /// The name of the card that computes a part; empty where there is none.
+    pub fn card(&self) -> &str {
+        &self.devices.card
     }
 
     /// What computes on the CPU: an instruction set and threads, for measurements beside the engine's own.

@@ -1,12 +1,11 @@
 //! An engine that shares its work with a card.
 
-use super::gpu::{GpuOps, Share, is_mixer, refuses};
+use super::gpu::{GpuOps, Share, refuses};
 use super::{Engine, EngineOptions, Error, Model};
 use crate::model::{Ffn, Part};
-use crate::placement::{Lane, Placement};
+use crate::placement::{Lane, Placement, ranges};
 use ostro_kernels::cuda::Gpu;
 use ostro_kernels::{ActKinds, Acts, Exec, Product};
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -60,6 +59,9 @@ impl<'m> Engine<'m> {
                 };
             }
         }
+        if card.is_some() {
+            engine.devices.card = gpu.info().name.clone();
+        }
         engine.devices.gpu = card.map(|card| Box::new(card) as _);
         Ok(engine)
     }
@@ -84,8 +86,8 @@ fn keep_what_is_refused(gpu: &Gpu, model: &Model<'_>, placement: &mut Placement,
         }
     };
     for (index, lanes) in placement.layers.iter_mut().enumerate() {
-        check(&mut lanes.mixer, Some(index), is_mixer);
-        check(&mut lanes.ffn, Some(index), |part| !is_mixer(part));
+        check(&mut lanes.mixer, Some(index), Part::is_mixer);
+        check(&mut lanes.ffn, Some(index), |part| !part.is_mixer());
     }
     let head = if model.spec.tied_head { |part| part == Part::Embed } else { |part| part == Part::Head };
     check(&mut placement.head, None, head);
@@ -112,22 +114,6 @@ fn tell_moved(wanted: &Placement, got: &Placement, note: &mut dyn FnMut(String))
     if !parts.is_empty() {
         note(format!("the card has no room for {}: the CPU computes it", parts.join(", ")));
     }
-}
-
-/// `0-3, 7`: ascending numbers, neighbours together.
-fn ranges(numbers: &[usize]) -> String {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for &n in numbers {
-        match runs.last_mut() {
-            Some(run) if run.end == n => run.end += 1,
-            _ => runs.push(n..n + 1),
-        }
-    }
-    let text = |run: &Range<usize>| match run.len() {
-        1 => run.start.to_string(),
-        _ => format!("{}-{}", run.start, run.end - 1),
-    };
-    runs.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// Columns of the product that is timed.

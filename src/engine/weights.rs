@@ -149,6 +149,14 @@ impl<'f> Model<'f> {
         Ok(Model { spec, manifest, account, warnings, ropes, globals, layers })
     }
 
+    /// The types of the matrices.
+    pub fn dtypes(&self) -> Vec<DType> {
+        let all = self.layers.iter().chain([&self.globals]);
+        let mats = all.flat_map(|parts| parts.present().filter_map(|part| parts.matrices(part)));
+        let types: std::collections::BTreeSet<DType> = mats.flatten().map(|m| m.dtype()).collect();
+        types.into_iter().collect()
+    }
+
     /// The parts of a layer, or the model's own.
     pub(super) fn parts(&self, at: At) -> &Parts<'f> {
         at.map_or(&self.globals, |layer| &self.layers[layer])

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 pub struct Account {
     /// Bytes of all tensors of a role.
     pub by_role: BTreeMap<Role, u64>,
+    /// Bytes of each weight, in the manifest's order.
+    pub by_binding: Vec<u64>,
     /// Bytes of weights that must be read to decode one token alone: of the experts only those a token is sent to,
     /// of an embedding that is not the head one row.
     pub read_per_token: u64,
@@ -42,6 +44,7 @@ impl Account {
         let mut account = Account::default();
         for (binding, tensors) in manifest.bindings.iter().zip(tensors) {
             let bytes: u64 = tensors.iter().map(|t| t.bytes).sum();
+            account.by_binding.push(bytes);
             *account.by_role.entry(binding.role).or_default() += bytes;
             account.read_per_token += read(spec, binding, bytes);
             account.macs.add(spec, binding);

@@ -72,6 +72,15 @@ impl Part {
     /// How many parts there are.
     pub const COUNT: usize = Part::ALL.len();
 
+    /// Whether it belongs to the half of a layer that mixes positions, and not to the feed-forward half.
+    pub fn is_mixer(self) -> bool {
+        use Part::*;
+        matches!(
+            self,
+            AttnNorm | Q | K | V | QBias | KBias | VBias | QNorm | KNorm | AttnOut | AttnOutBias | AttnPostNorm
+        )
+    }
+
     /// The GGUF name within a layer or the file, and what the tensor is for.
     fn name_and_role(self) -> (&'static str, Role) {
         match self {
@@ -167,7 +176,7 @@ impl Binding {
     }
 
     /// The part of an `amount` of this weight that one token meets.
-    pub(super) fn active(&self, spec: &ModelSpec, amount: u64) -> u64 {
+    pub fn active(&self, spec: &ModelSpec, amount: u64) -> u64 {
         match self.slot.layer.map(|layer| &spec.layers[layer].ffn) {
             Some(Ffn::Moe(m)) if self.role == Role::Experts => amount / m.n_experts as u64 * m.n_active as u64,
             _ => amount,

@@ -3,6 +3,14 @@
 //! Pure: numbers in, a plan out. The half of a layer is the unit, since of a mixture of experts all but the experts is small and
 //! is read for every token.
 
+mod plan;
+mod request;
+mod sizes;
+
+pub use plan::{Binds, Held, Machine, Plan, plan};
+pub use request::{GpuLayers, Request};
+pub use sizes::{Context, Size, Sizes};
+
 /// A device that computes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -41,4 +49,20 @@ impl Placement {
     pub fn uses(&self, lane: Lane) -> bool {
         self.head == lane || self.layers.iter().any(|l| l.mixer == lane || l.ffn == lane)
     }
+}
+
+/// `0-3, 7`: ascending numbers, neighbours together.
+pub fn ranges(numbers: &[usize]) -> String {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for &n in numbers {
+        match runs.last_mut() {
+            Some(run) if run.end == n => run.end += 1,
+            _ => runs.push(n..n + 1),
+        }
+    }
+    let text = |run: &std::ops::Range<usize>| match run.len() {
+        1 => run.start.to_string(),
+        _ => format!("{}-{}", run.start, run.end - 1),
+    };
+    runs.iter().map(text).collect::<Vec<_>>().join(", ")
 }

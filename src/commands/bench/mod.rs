@@ -14,6 +14,7 @@ mod sweep;
 mod test;
 
 use super::model_args::{cpu, fits_in_memory, open};
+use super::offload_args::OffloadArgs;
 use super::{catch_interrupts, interrupted, resolve, tell, tell_notes};
 use crate::engine::Model;
 use crate::gguf::{Gguf, OpenOptions};
@@ -113,6 +114,9 @@ pub struct BenchArgs {
     /// With --kernels: instruction sets, such as avx2,avx512 [default: all of this machine]
     #[arg(long, value_name = "SET", requires = "kernels", conflicts_with_all = ["positional", "model"], value_parser = list::cpus)]
     isa: Vec<List<Cpu>>,
+
+    #[command(flatten)]
+    offload: OffloadArgs,
 }
 
 /// Measures, and prints a row after each test.
@@ -153,6 +157,7 @@ fn models(args: &BenchArgs) -> anyhow::Result<()> {
             }
         };
         let bench = Bench {
+            offload: &args.offload,
             cpu,
             probe: &probe,
             repetitions: args.repetitions as usize,

@@ -6,7 +6,9 @@
 
 use super::sweep::Case;
 use crate::commands::interrupted;
-use crate::engine::{Engine, EngineOptions, Error, Model, SeqId, Session};
+use crate::commands::offload_args::OffloadArgs;
+use crate::engine::{EngineOptions, Error, Model, SeqId, Session};
+use crate::placement::Lane;
 use ostro_kernels::synthetic::Random;
 use ostro_kernels::{Cpu, Exec, ReadProbe};
 use std::time::{Instant, SystemTime};
@@ -44,6 +46,8 @@ pub(super) struct Bench<'a> {
     pub warmup: bool,
     /// Is told what goes on.
     pub progress: &'a dyn Fn(&str),
+    /// What a card does.
+    pub offload: &'a OffloadArgs,
 }
 
 /// What came out of a test.
@@ -54,6 +58,8 @@ pub(super) struct Measured {
     pub nanoseconds: Vec<u64>,
     /// Measured around it.
     pub limits: Limits,
+    /// Layers of which a half or both are computed by a card, and its name.
+    pub card: (usize, String),
 }
 
 impl Bench<'_> {
@@ -61,7 +67,7 @@ impl Bench<'_> {
     ///
     /// # Errors
     /// What [`Session::feed`] refuses: nothing, for a model and a context that exist.
-    pub fn measure(&self, model: &Model, case: &Case) -> Result<Option<Measured>, Error> {
+    pub fn measure<'m>(&self, model: &'m Model<'m>, case: &Case) -> anyhow::Result<Option<Measured>> {
         let at = SystemTime::now();
         let options = EngineOptions {
             n_ctx: case.context(),
@@ -76,7 +82,9 @@ impl Bench<'_> {
         let tokens: Vec<u32> = (0..case.context()).map(|_| (random.next() % n_vocab) as u32).collect();
         let (before, timed) = tokens.split_at(case.depth);
         let (prompt, generated) = timed.split_at(case.prompt);
-        let mut engine = Engine::new(model, &options);
+        let mut engine = self.offload.engine(model, &options, false)?;
+        let on_card = |l: &&crate::placement::Lanes| l.mixer == Lane::Gpu || l.ffn == Lane::Gpu;
+        let card = (engine.placement().layers.iter().filter(on_card).count(), engine.card().to_owned());
         let mut session = Session::new(&mut engine, SeqId(0));
         let mut feed = Feed { session: &mut session, n_batch: case.n_batch };
 
@@ -110,7 +118,7 @@ impl Bench<'_> {
             return Ok(None);
         }
         let limits = limits.or(Limits::probe(self.probe, feed.session.engine().exec()));
-        Ok(Some(Measured { at, nanoseconds, limits }))
+        Ok(Some(Measured { at, nanoseconds, limits, card }))
     }
 }
 

@@ -134,7 +134,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
     interrupts::catch_patiently()?;
     let mut begun = false;
     loop {
-        let mut engines = models.engines(&options);
+        let mut engines = models.engines(&options, &args.talk.computing)?;
         let mut talk = args.talk.talk(&mut engines, sampler);
         if !begun && args.talk.resume(&mut talk, &models, Some(&mut chat.conversation))? && chat.input.is_terminal() {
             tell(format_args!("{} messages, to be continued", chat.conversation.messages().len()));

@@ -8,7 +8,7 @@ mod divergence;
 pub(super) mod score;
 
 use super::chunks::{self, Chunks};
-use super::model_args::ModelArgs;
+use super::model_args::CardModelArgs;
 use super::output::write_whole;
 use super::{catch_interrupts, input, print, resolve, tell, tell_notes, tell_part};
 use crate::engine::{Engine, Model};
@@ -61,7 +61,7 @@ pub struct PerplexityArgs {
     kl_divergence: bool,
 
     #[command(flatten)]
-    computing: ModelArgs,
+    computing: CardModelArgs,
 }
 
 /// Prints the perplexity of a text, or the statistics of how two models differ.
@@ -86,7 +86,7 @@ pub fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
         let (base, mut chunks) = Base::open(path, model.spec.n_vocab, bos)?;
         chunks.n = chunks.n.min(most.unwrap_or(usize::MAX));
-        let mut engine = Engine::new(&model, &chunks::for_length(chunks.len, options)?);
+        let mut engine = args.computing.engine(&model, &chunks::for_length(chunks.len, options)?)?;
         catch_interrupts()?;
         return compare(&mut engine, &chunks, base);
     };
@@ -108,7 +108,7 @@ pub fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
             (chunks, window - stride - 1..window - 1, chunks::for_length(window, options)?)
         }
     };
-    let mut engine = Engine::new(&model, &options);
+    let mut engine = args.computing.engine(&model, &options)?;
     catch_interrupts()?;
     let likelihood = match &args.kl_divergence_base {
         None => evaluate(&mut engine, &chunks, wanted, None)?,

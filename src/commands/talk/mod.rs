@@ -8,7 +8,7 @@ mod spec_args;
 pub use reply::{Given, Reply, Room, Totals, tell_dropped};
 
 use super::grammar_args::GrammarArgs;
-use super::model_args::ModelArgs;
+use super::model_args::CardModelArgs;
 use super::sample_args::SampleArgs;
 use super::template_args::TemplateArgs;
 use super::{input, resolve, tell, tell_notes};
@@ -98,7 +98,7 @@ pub struct TalkArgs {
     spec: SpecArgs,
 
     #[command(flatten)]
-    pub computing: ModelArgs,
+    pub computing: CardModelArgs,
 }
 
 /// The files behind a conversation, open.
@@ -299,12 +299,15 @@ impl Models<'_> {
         self.gguf.metadata()
     }
 
-    /// Engines with caches and threads.
-    pub fn engines(&self, options: &EngineOptions) -> Engines<'_> {
-        Engines {
-            main: Engine::new(&self.model, options),
+    /// Engines with caches and threads; a card, if there is one, takes its share of the model that answers.
+    ///
+    /// # Errors
+    /// A card that fails.
+    pub fn engines(&self, options: &EngineOptions, computing: &CardModelArgs) -> anyhow::Result<Engines<'_>> {
+        Ok(Engines {
+            main: computing.engine(&self.model, options)?,
             draft: self.draft.as_ref().map(|draft| Engine::new(draft, options)),
-        }
+        })
     }
 
     fn owner(&self) -> Owner<'_> {
