@@ -65,16 +65,18 @@ pub struct Buffer<T> {
 const TAIL: usize = 32;
 
 impl<T: Plain> Buffer<T> {
-    /// Room for `len` values, all zero.
+    /// Room for `len` values, of which nobody knows what they are.
     pub(super) fn new(context: &Arc<Context>, len: usize) -> Result<Buffer<T>, CudaError> {
         context.bind()?;
         let bytes = len * size_of::<T>() + TAIL;
         let what = || format!("reserving {} MiB on the card", bytes.div_ceil(1 << 20));
-        // SAFETY: a context is current; the memory is set below before anything reads it.
+        // SAFETY: a context is current.
         let at = unsafe { result::malloc_sync(bytes) }.map_err(|e| CudaError::new(what(), e))?;
         let buffer = Buffer { at, len, _context: context.clone(), _of: PhantomData };
+        // What is read in whole pieces is read beyond its end.
         // SAFETY: so many bytes were just reserved.
-        unsafe { result::memset_d8_sync(at, 0, bytes) }.map_err(failed("clearing memory of the card"))?;
+        unsafe { result::memset_d8_sync(at + (bytes - TAIL) as u64, 0, TAIL) }
+            .map_err(failed("clearing memory of the card"))?;
         // It is queued on a stream of its own, which our streams do not wait for.
         result::ctx::synchronize().map_err(failed("clearing memory of the card"))?;
         Ok(buffer)

@@ -154,7 +154,7 @@ impl Gpu {
         self.launches.get()
     }
 
-    /// Room for `len` values, all zero.
+    /// Room for `len` values, of which nobody knows what they are.
     ///
     /// # Errors
     /// No room, or a driver that is lost.
