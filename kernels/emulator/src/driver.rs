@@ -65,6 +65,7 @@ pub struct KernelWork {
     threads: u32,
     shared: usize,
     parameters: Vec<u8>,
+    number: u64,
 }
 
 #[derive(Default)]
@@ -243,7 +244,8 @@ impl Driver {
         if threads as usize > kernel.most_threads || kernel.shared + shared > 48 << 10 {
             return Err(code::LAUNCH_OUT_OF_RESOURCES);
         }
-        self.queue(stream, Work::Kernel(Box::new(KernelWork { kernel, grid, threads, shared, parameters })))
+        let work = KernelWork { kernel, grid, threads, shared, parameters, number: self.launches };
+        self.queue(stream, Work::Kernel(Box::new(work)))
     }
 
     /// Makes a stream.
@@ -427,8 +429,7 @@ impl Driver {
     }
 
     fn run_kernel(&mut self, work: KernelWork) -> Answer<()> {
-        let KernelWork { kernel, grid, threads, shared, parameters } = work;
-        let number = self.launches;
+        let KernelWork { kernel, grid, threads, shared, parameters, number } = work;
         let launch = Launch { kernel: &kernel, grid, threads, shared, parameters, number };
         match exec::run(&launch, &self.memory, &self.settings) {
             Ok(counts) => {

@@ -226,49 +226,49 @@ fn convert(i: &Instruction, x: u64, rounding: Option<Round>, saturate: bool, who
 }
 
 /// The result of an instruction of one result; none where its types are not emulated.
-pub(super) fn result(i: &Instruction, arg: impl Fn(usize) -> Lanes) -> Option<Lanes> {
+pub(super) fn result<'r>(i: &Instruction, arg: impl Fn(usize) -> &'r Lanes) -> Option<Lanes> {
     let ty = i.ty;
     let whole = |f: &dyn Fn(i64, i64) -> i64| -> Lanes {
-        each2(&arg(0), &arg(1), |a, b| cut(f(extended(a, ty), extended(b, ty)) as u64, ty))
+        each2(arg(0), arg(1), |a, b| cut(f(extended(a, ty), extended(b, ty)) as u64, ty))
     };
     Some(match i.op {
-        Op::Mov => arg(0),
-        Op::Add if ty.float() => return float2(i, &arg(0), &arg(1), |a, b| a + b, |a, b| a + b),
-        Op::Sub if ty.float() => return float2(i, &arg(0), &arg(1), |a, b| a - b, |a, b| a - b),
-        Op::MulLow if ty.float() => return float2(i, &arg(0), &arg(1), |a, b| a * b, |a, b| a * b),
-        Op::Div if ty.float() => return float2(i, &arg(0), &arg(1), |a, b| a / b, |a, b| a / b),
-        Op::Min if ty.float() => return float2(i, &arg(0), &arg(1), least, f64::min),
-        Op::Max if ty.float() => return float2(i, &arg(0), &arg(1), |a, b| -least(-a, -b), f64::max),
-        Op::Abs if ty.float() => return float1(i, &arg(0), f32::abs, f64::abs),
-        Op::Neg if ty.float() => return float1(i, &arg(0), |x| -x, |x| -x),
-        Op::Add => each2(&arg(0), &arg(1), |a, b| cut(a.wrapping_add(b), ty)),
-        Op::Sub => each2(&arg(0), &arg(1), |a, b| cut(a.wrapping_sub(b), ty)),
-        Op::MulLow => each2(&arg(0), &arg(1), |a, b| cut(a.wrapping_mul(b), ty)),
-        Op::MulHigh => each2(&arg(0), &arg(1), |a, b| {
+        Op::Mov => *arg(0),
+        Op::Add if ty.float() => return float2(i, arg(0), arg(1), |a, b| a + b, |a, b| a + b),
+        Op::Sub if ty.float() => return float2(i, arg(0), arg(1), |a, b| a - b, |a, b| a - b),
+        Op::MulLow if ty.float() => return float2(i, arg(0), arg(1), |a, b| a * b, |a, b| a * b),
+        Op::Div if ty.float() => return float2(i, arg(0), arg(1), |a, b| a / b, |a, b| a / b),
+        Op::Min if ty.float() => return float2(i, arg(0), arg(1), least, f64::min),
+        Op::Max if ty.float() => return float2(i, arg(0), arg(1), |a, b| -least(-a, -b), f64::max),
+        Op::Abs if ty.float() => return float1(i, arg(0), f32::abs, f64::abs),
+        Op::Neg if ty.float() => return float1(i, arg(0), |x| -x, |x| -x),
+        Op::Add => each2(arg(0), arg(1), |a, b| cut(a.wrapping_add(b), ty)),
+        Op::Sub => each2(arg(0), arg(1), |a, b| cut(a.wrapping_sub(b), ty)),
+        Op::MulLow => each2(arg(0), arg(1), |a, b| cut(a.wrapping_mul(b), ty)),
+        Op::MulHigh => each2(arg(0), arg(1), |a, b| {
             let product = match ty {
                 Type::U64 => i128::from(a).wrapping_mul(i128::from(b)),
                 _ => i128::from(extended(a, ty)).wrapping_mul(i128::from(extended(b, ty))),
             };
             cut((product >> (8 * ty.bytes())) as u64, ty)
         }),
-        Op::MulWide => each2(&arg(0), &arg(1), |a, b| {
+        Op::MulWide => each2(arg(0), arg(1), |a, b| {
             let product = extended(a, ty).wrapping_mul(extended(b, ty)) as u64;
             if ty.bytes() == 2 { product & 0xffff_ffff } else { product }
         }),
-        Op::Mad => each3(&arg(0), &arg(1), &arg(2), |a, b, c| cut(a.wrapping_mul(b).wrapping_add(c), ty)),
-        Op::MadWide => each3(&arg(0), &arg(1), &arg(2), |a, b, c| {
+        Op::Mad => each3(arg(0), arg(1), arg(2), |a, b, c| cut(a.wrapping_mul(b).wrapping_add(c), ty)),
+        Op::MadWide => each3(arg(0), arg(1), arg(2), |a, b, c| {
             let sum = (extended(a, ty).wrapping_mul(extended(b, ty)) as u64).wrapping_add(c);
             if ty.bytes() == 2 { sum & 0xffff_ffff } else { sum }
         }),
         Op::Fma(rounding) => match (ty, rounding) {
-            (Type::F32, Round::Nearest) => each3(&arg(0), &arg(1), &arg(2), |a, b, c| {
+            (Type::F32, Round::Nearest) => each3(arg(0), arg(1), arg(2), |a, b, c| {
                 let (a, b, c) = (f32_of(a), f32_of(b), f32_of(c));
                 bits(if i.ftz { flushed(flushed(a).mul_add(flushed(b), flushed(c))) } else { a.mul_add(b, c) })
             }),
             (Type::F32, Round::Down) => {
-                each3(&arg(0), &arg(1), &arg(2), |a, b, c| bits(fma_down(f32_of(a), f32_of(b), f32_of(c))))
+                each3(arg(0), arg(1), arg(2), |a, b, c| bits(fma_down(f32_of(a), f32_of(b), f32_of(c))))
             }
-            (Type::F64, Round::Nearest) => each3(&arg(0), &arg(1), &arg(2), |a, b, c| {
+            (Type::F64, Round::Nearest) => each3(arg(0), arg(1), arg(2), |a, b, c| {
                 f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c)).to_bits()
             }),
             _ => return None,
@@ -276,26 +276,22 @@ pub(super) fn result(i: &Instruction, arg: impl Fn(usize) -> Lanes) -> Option<La
         // A division by zero gives all ones, as the hardware does.
         Op::Div if ty.signed() => whole(&|a, b| if b == 0 { -1 } else { a.wrapping_div(b) }),
         Op::Rem if ty.signed() => whole(&|a, b| if b == 0 { a } else { a.wrapping_rem(b) }),
-        Op::Div => each2(&arg(0), &arg(1), |a, b| cut(a.checked_div(b).unwrap_or(u64::MAX), ty)),
-        Op::Rem => each2(&arg(0), &arg(1), |a, b| cut(a.checked_rem(b).unwrap_or(a), ty)),
+        Op::Div => each2(arg(0), arg(1), |a, b| cut(a.checked_div(b).unwrap_or(u64::MAX), ty)),
+        Op::Rem => each2(arg(0), arg(1), |a, b| cut(a.checked_rem(b).unwrap_or(a), ty)),
         Op::Min if ty.signed() => whole(&|a, b| a.min(b)),
         Op::Max if ty.signed() => whole(&|a, b| a.max(b)),
-        Op::Min => each2(&arg(0), &arg(1), |a, b| a.min(b)),
-        Op::Max => each2(&arg(0), &arg(1), |a, b| a.max(b)),
-        Op::Abs => each1(&arg(0), |a| cut(extended(a, ty).wrapping_abs() as u64, ty)),
-        Op::Neg => each1(&arg(0), |a| cut(a.wrapping_neg(), ty)),
-        Op::And => each2(&arg(0), &arg(1), |a, b| a & b),
-        Op::Or => each2(&arg(0), &arg(1), |a, b| a | b),
-        Op::Xor => each2(&arg(0), &arg(1), |a, b| a ^ b),
-        Op::Not => each1(&arg(0), |a| cut(!a, ty)),
+        Op::Min => each2(arg(0), arg(1), |a, b| a.min(b)),
+        Op::Max => each2(arg(0), arg(1), |a, b| a.max(b)),
+        Op::Abs => each1(arg(0), |a| cut(extended(a, ty).wrapping_abs() as u64, ty)),
+        Op::Neg => each1(arg(0), |a| cut(a.wrapping_neg(), ty)),
+        Op::And => each2(arg(0), arg(1), |a, b| a & b),
+        Op::Or => each2(arg(0), arg(1), |a, b| a | b),
+        Op::Xor => each2(arg(0), arg(1), |a, b| a ^ b),
+        Op::Not => each1(arg(0), |a| cut(!a, ty)),
         Op::Shl => {
-            each2(
-                &arg(0),
-                &arg(1),
-                |a, n| if n as u32 as usize >= 8 * ty.bytes() { 0 } else { cut(a << (n as u32), ty) },
-            )
+            each2(arg(0), arg(1), |a, n| if n as u32 as usize >= 8 * ty.bytes() { 0 } else { cut(a << (n as u32), ty) })
         }
-        Op::Shr => each2(&arg(0), &arg(1), |a, n| {
+        Op::Shr => each2(arg(0), arg(1), |a, n| {
             let n = (n as u32).min(8 * ty.bytes() as u32);
             match ty.signed() {
                 true => cut((extended(a, ty) >> n.min(63)) as u64, ty),
@@ -311,7 +307,7 @@ pub(super) fn result(i: &Instruction, arg: impl Fn(usize) -> Lanes) -> Option<La
                 cut(b[l] & !mask | a & mask, ty)
             })
         }
-        Op::Bfe => each3(&arg(0), &arg(1), &arg(2), |a, at, len| {
+        Op::Bfe => each3(arg(0), arg(1), arg(2), |a, at, len| {
             let (at, len, size) = (at & 0xff, len & 0xff, 8 * ty.bytes() as u64);
             if len == 0 || at >= size {
                 return 0;
@@ -323,15 +319,15 @@ pub(super) fn result(i: &Instruction, arg: impl Fn(usize) -> Lanes) -> Option<La
                 false => field,
             }
         }),
-        Op::Popc => each1(&arg(0), |a| u64::from(cut(a, ty).count_ones())),
-        Op::Clz => each1(&arg(0), |a| u64::from(cut(a, ty).leading_zeros()) - (64 - 8 * ty.bytes() as u64)),
-        Op::Prmt => each3(&arg(0), &arg(1), &arg(2), |a, b, s| u64::from(prmt(a as u32, b as u32, s as u32))),
+        Op::Popc => each1(arg(0), |a| u64::from(cut(a, ty).count_ones())),
+        Op::Clz => each1(arg(0), |a| u64::from(cut(a, ty).leading_zeros()) - (64 - 8 * ty.bytes() as u64)),
+        Op::Prmt => each3(arg(0), arg(1), arg(2), |a, b, s| u64::from(prmt(a as u32, b as u32, s as u32))),
         Op::Dp4a => {
             let signed = ty.signed();
-            each3(&arg(0), &arg(1), &arg(2), |a, b, c| u64::from(dp4a(a as u32, b as u32, c as u32, signed)))
+            each3(arg(0), arg(1), arg(2), |a, b, c| u64::from(dp4a(a as u32, b as u32, c as u32, signed)))
         }
-        Op::Selp => each3(&arg(0), &arg(1), &arg(2), |a, b, p| if p & 1 == 1 { a } else { b }),
-        Op::Setp(op) => each2(&arg(0), &arg(1), |a, b| {
+        Op::Selp => each3(arg(0), arg(1), arg(2), |a, b, p| if p & 1 == 1 { a } else { b }),
+        Op::Setp(op) => each2(arg(0), arg(1), |a, b| {
             u64::from(compare(
                 op,
                 match ty {
@@ -345,18 +341,18 @@ pub(super) fn result(i: &Instruction, arg: impl Fn(usize) -> Lanes) -> Option<La
         Op::Cvt(rounding, saturate, whole) => {
             let a = arg(0);
             let mut out = [0; LANES];
-            for (out, &a) in out.iter_mut().zip(&a) {
+            for (out, &a) in out.iter_mut().zip(a) {
                 *out = convert(i, a, rounding, saturate, whole)?;
             }
             out
         }
-        Op::Sqrt => return float1(i, &arg(0), f32::sqrt, f64::sqrt),
-        Op::Rcp => return float1(i, &arg(0), |x| 1.0 / x, |x| 1.0 / x),
+        Op::Sqrt => return float1(i, arg(0), f32::sqrt, f64::sqrt),
+        Op::Rcp => return float1(i, arg(0), |x| 1.0 / x, |x| 1.0 / x),
         // The hardware's are off by a unit or two in the last place; these are as near as f32 can be.
-        Op::Rsqrt => return float1(i, &arg(0), |x| (1.0 / f64::from(x).sqrt()) as f32, |x| 1.0 / x.sqrt()),
-        Op::Ex2 => return float1(i, &arg(0), |x| f64::from(x).exp2() as f32, f64::exp2),
-        Op::Lg2 => return float1(i, &arg(0), |x| f64::from(x).log2() as f32, f64::log2),
-        Op::Tanh => return float1(i, &arg(0), |x| f64::from(x).tanh() as f32, f64::tanh),
+        Op::Rsqrt => return float1(i, arg(0), |x| (1.0 / f64::from(x).sqrt()) as f32, |x| 1.0 / x.sqrt()),
+        Op::Ex2 => return float1(i, arg(0), |x| f64::from(x).exp2() as f32, f64::exp2),
+        Op::Lg2 => return float1(i, arg(0), |x| f64::from(x).log2() as f32, f64::log2),
+        Op::Tanh => return float1(i, arg(0), |x| f64::from(x).tanh() as f32, f64::tanh),
         _ => return None,
     })
 }

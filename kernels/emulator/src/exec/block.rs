@@ -45,6 +45,8 @@ pub(super) struct Block<'a> {
     pub counts: Counts,
     /// The allocation that was used last.
     near: (u64, u64),
+    /// Whether more is checked than bounds and alignment.
+    checked: bool,
 }
 
 impl<'a> Block<'a> {
@@ -73,6 +75,7 @@ impl<'a> Block<'a> {
             epoch: 0,
             counts: Counts::default(),
             near: (0, 0),
+            checked: settings.check_init || settings.check_race,
         }
     }
 
@@ -248,7 +251,7 @@ impl<'a> Block<'a> {
             }
             _ => {
                 let registers = &self.warps[w].registers;
-                let out = alu::result(i, |n| registers[usize::from(i.args[n])]);
+                let out = alu::result(i, |n| &registers[usize::from(i.args[n])]);
                 let Some(out) = out else {
                     let what = "an instruction of types that are not emulated";
                     return Err(self.fault(LAUNCH_FAILED, w, active.trailing_zeros() as usize, i, what));
@@ -323,7 +326,8 @@ impl<'a> Block<'a> {
     }
 
     /// Counts a request of a warp, as the card's memory or the banks of shared memory see it.
-    fn count(&mut self, space: Space, addresses: &[(usize, u64)], bytes: usize) {
+    fn count(&mut self, space: Space, request: &Request, bytes: usize) {
+        let addresses: Vec<(usize, u64)> = request.iter().collect();
         match space {
             Space::Global => {
                 let mut sectors: Vec<u64> =
@@ -356,10 +360,33 @@ impl<'a> Block<'a> {
     }
 
     /// The lanes of a request and their addresses.
-    fn addresses(&self, w: usize, i: &Instruction, active: u32) -> Vec<(usize, u64)> {
+    fn addresses(&self, w: usize, i: &Instruction, active: u32) -> Request {
         let base = &self.warps[w].registers[usize::from(i.args[0])];
-        let lanes = (0..LANES).filter(|lane| active >> lane & 1 == 1);
-        lanes.map(|lane| (lane, base[lane].wrapping_add_signed(i.offset))).collect()
+        Request { active, at: std::array::from_fn(|lane| base[lane].wrapping_add_signed(i.offset)) }
+    }
+
+    /// Where the bytes of an ordinary access are, without a word of what is wrong where there is something.
+    #[inline(always)]
+    fn place(&self, at: u64, space: Space, bytes: usize) -> Option<*mut u8> {
+        if self.checked || at % bytes as u64 != 0 {
+            return None;
+        }
+        let within = |len: usize| at < len as u64 && at as usize + bytes <= len;
+        match space {
+            Space::Global => {
+                let (start, end) = self.near;
+                let inside = at >= start && at < end && at + bytes as u64 <= end;
+                inside.then(|| self.memory.host(self.memory.unchecked_offset(at)))
+            }
+            Space::Shared => {
+                within(self.shared.len()).then(|| self.shared.as_ptr().cast_mut().wrapping_add(at as usize))
+            }
+            Space::Param => {
+                let parameters = &self.launch.parameters;
+                within(parameters.len()).then(|| parameters.as_ptr().cast_mut().wrapping_add(at as usize))
+            }
+            Space::Local => None,
+        }
     }
 
     /// Checks an access, and gives where its bytes are.
@@ -476,8 +503,11 @@ impl<'a> Block<'a> {
         if self.settings.stats.is_some() {
             self.count(space, &lanes, bytes * i.to.len());
         }
-        for &(lane, at) in &lanes {
-            let from = self.access(w, i, (lane, at), space, bytes * i.to.len(), false, false)?;
+        for (lane, at) in lanes.iter() {
+            let from = match self.place(at, space, bytes * i.to.len()) {
+                Some(place) => place,
+                None => self.access(w, i, (lane, at), space, bytes * i.to.len(), false, false)?,
+            };
             for (n, &to) in i.to.iter().enumerate() {
                 // SAFETY: `access` has checked so many bytes, aligned to all of them.
                 let value = unsafe {
@@ -506,8 +536,13 @@ impl<'a> Block<'a> {
             let count = bytes * (i.args.len() - 1);
             self.count(space, &lanes, count);
         }
-        for &(lane, at) in &lanes {
-            let to = self.access(w, i, (lane, at), space, bytes * values.len(), true, false)?;
+        for (lane, at) in lanes.iter() {
+            // Parameters are not written.
+            let place = if space == Space::Param { None } else { self.place(at, space, bytes * values.len()) };
+            let to = match place {
+                Some(place) => place,
+                None => self.access(w, i, (lane, at), space, bytes * values.len(), true, false)?,
+            };
             for (n, &from) in values.iter().enumerate() {
                 let value = self.warps[w].registers[usize::from(from)][lane];
                 // SAFETY: as in `load`.
@@ -531,7 +566,7 @@ impl<'a> Block<'a> {
         if self.settings.stats.is_some() {
             self.count(space, &lanes, i.ty.bytes());
         }
-        for &(lane, at) in &lanes {
+        for (lane, at) in lanes.iter() {
             if i.ty.bytes() != 4 {
                 return Err(self.fault(LAUNCH_FAILED, w, lane, i, "an atomic addition that is not of 32 bits"));
             }
@@ -550,6 +585,18 @@ impl<'a> Block<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// The addresses that the lanes of a warp ask for.
+struct Request {
+    active: u32,
+    at: Lanes,
+}
+
+impl Request {
+    fn iter(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        (0..LANES).filter(|lane| self.active >> lane & 1 == 1).map(|lane| (lane, self.at[lane]))
     }
 }
 
