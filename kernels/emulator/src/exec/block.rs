@@ -368,7 +368,7 @@ impl<'a> Block<'a> {
     /// Where the bytes of an ordinary access are, without a word of what is wrong where there is something.
     #[inline(always)]
     fn place(&self, at: u64, space: Space, bytes: usize) -> Option<*mut u8> {
-        if self.checked || at % bytes as u64 != 0 {
+        if self.checked || !at.is_multiple_of(bytes as u64) {
             return None;
         }
         let within = |len: usize| at < len as u64 && at as usize + bytes <= len;
@@ -397,9 +397,9 @@ impl<'a> Block<'a> {
         (lane, at): (usize, u64),
         space: Space,
         bytes: usize,
-        writes: bool,
-        atomic: bool,
+        how: How,
     ) -> Result<*mut u8, Fault> {
+        let (writes, atomic) = (how != How::Read, how == How::Atomic);
         if !at.is_multiple_of(bytes as u64) {
             return Err(self.fault(MISALIGNED, w, lane, i, &format!("{bytes} bytes at {at:#x}, which is not aligned")));
         }
@@ -506,7 +506,7 @@ impl<'a> Block<'a> {
         for (lane, at) in lanes.iter() {
             let from = match self.place(at, space, bytes * i.to.len()) {
                 Some(place) => place,
-                None => self.access(w, i, (lane, at), space, bytes * i.to.len(), false, false)?,
+                None => self.access(w, i, (lane, at), space, bytes * i.to.len(), How::Read)?,
             };
             for (n, &to) in i.to.iter().enumerate() {
                 // SAFETY: `access` has checked so many bytes, aligned to all of them.
@@ -541,7 +541,7 @@ impl<'a> Block<'a> {
             let place = if space == Space::Param { None } else { self.place(at, space, bytes * values.len()) };
             let to = match place {
                 Some(place) => place,
-                None => self.access(w, i, (lane, at), space, bytes * values.len(), true, false)?,
+                None => self.access(w, i, (lane, at), space, bytes * values.len(), How::Write)?,
             };
             for (n, &from) in values.iter().enumerate() {
                 let value = self.warps[w].registers[usize::from(from)][lane];
@@ -570,7 +570,7 @@ impl<'a> Block<'a> {
             if i.ty.bytes() != 4 {
                 return Err(self.fault(LAUNCH_FAILED, w, lane, i, "an atomic addition that is not of 32 bits"));
             }
-            let place = self.access(w, i, (lane, at), space, 4, true, true)?;
+            let place = self.access(w, i, (lane, at), space, 4, How::Atomic)?;
             let value = self.warps[w].registers[usize::from(i.args[1])][lane] as u32;
             // SAFETY: four aligned bytes, which other threads of the emulator touch by this alone.
             let word = unsafe { &*place.cast::<AtomicU32>() };
@@ -586,6 +586,14 @@ impl<'a> Block<'a> {
         }
         Ok(())
     }
+}
+
+/// What an access does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Read,
+    Write,
+    Atomic,
 }
 
 /// The addresses that the lanes of a warp ask for.

@@ -99,8 +99,8 @@ impl Decoder {
         if let Some(preset) = special {
             return Ok(self.preset(preset));
         }
-        if text.starts_with('%') {
-            if !text[1..].chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        if let Some(name) = text.strip_prefix('%') {
+            if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
                 return Err(format!("register {text} is not emulated"));
             }
             if let Some(&register) = self.names.get(text) {
