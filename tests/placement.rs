@@ -179,10 +179,10 @@ fn auto_puts_what_every_token_reads_first() {
         // All of attention, and the experts of 12 to 14 layers, of which two slots for streaming take one.
         (&MIXTRAL_8X22B, 4096, 24, |(mixers, ffns)| mixers == 56 && (12..=14).contains(&ffns)),
         (&MIXTRAL_8X22B, 32768, 24, |(mixers, ffns)| mixers == 56 && (7..=9).contains(&ffns)),
-        // Dense: whole layers, from the last on.
-        (&LLAMA_405B, 4096, 24, |(mixers, ffns)| (9..=13).contains(&mixers) && mixers.abs_diff(ffns) <= 1),
-        (&QWEN_72B, 4096, 24, |(mixers, ffns)| (35..=45).contains(&mixers) && mixers.abs_diff(ffns) <= 1),
-        (&COMMAND_R_PLUS, 4096, 24, |(mixers, ffns)| (18..=28).contains(&mixers) && mixers.abs_diff(ffns) <= 1),
+        // Dense: whole layers, from the last on, and of what is left over the attention of some more.
+        (&LLAMA_405B, 4096, 24, |(mixers, ffns)| (9..=14).contains(&ffns) && mixers.abs_diff(ffns) <= 5),
+        (&QWEN_72B, 4096, 24, |(mixers, ffns)| (35..=45).contains(&ffns) && mixers.abs_diff(ffns) <= 5),
+        (&COMMAND_R_PLUS, 4096, 24, |(mixers, ffns)| (18..=28).contains(&ffns) && mixers.abs_diff(ffns) <= 5),
         (&DEEPSEEK_V2, 4096, 24, |(mixers, ffns)| mixers == 60 && (1..=12).contains(&ffns)),
     ];
     for (shape, n_ctx, vram, right) in rows {
@@ -217,7 +217,9 @@ fn every_flag_is_honoured() {
         on_card(p) == (56, 6) && p.placement.layers[49].ffn == Lane::Cpu
     });
     let experts = Request { gpu_layers: GpuLayers::All, overrides: vec![regex("exps", Lane::Cpu)], ..none() };
-    check("-ngl all -ot exps=CPU", experts, &|p| on_card(p) == (56, 0) && p.notes.is_empty());
+    check("-ngl all -ot exps=CPU", experts, &|p| {
+        on_card(p) == (56, 0) && !p.notes.iter().any(|n| n.contains("override"))
+    });
     let some = vec![regex(r"blk\.([0-4])\.ffn_.*_exps", Lane::Gpu), regex("exps", Lane::Cpu)];
     check("-ot of five layers", Request { overrides: some, ..none() }, &|p| on_card(p) == (56, 5));
     let half =

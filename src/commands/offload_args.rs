@@ -155,8 +155,13 @@ impl OffloadArgs {
         let bar = super::progress::upload_bar(plan.gpu.weights);
         let offload = crate::engine::Offload {
             gpu: std::rc::Rc::new(gpu),
-            placement: plan.placement,
-            stream_from: self.offload_min_batch.map(|n| if n == 0 { usize::MAX } else { n }),
+            placement: plan.placement.clone(),
+            // Without room for the slots nothing is streamed.
+            stream_from: match self.offload_min_batch {
+                Some(n) if n > 0 => Some(n),
+                None if plan.gpu.slots > 0 => None,
+                _ => Some(usize::MAX),
+            },
             progress: &mut |bytes| bar.inc(bytes),
             note: &mut |note| bar.suspend(|| tell(format_args!("note: {note}"))),
         };

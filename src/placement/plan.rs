@@ -88,8 +88,8 @@ const CROSSING_SECONDS: f64 = 20e-6;
 /// Decides where everything goes.
 pub fn plan(sizes: &Sizes, n_ctx: usize, machine: &Machine, request: &Request) -> Plan {
     let mut notes = Vec::new();
-    let placement = place(sizes, machine, request, &mut notes);
-    let (cpu, gpu) = held(sizes, &placement, machine.vram.is_some());
+    let (placement, streams) = place(sizes, machine, request, &mut notes);
+    let (cpu, gpu) = held(sizes, &placement, streams);
     let crossings = crossings(&placement);
     let crossing = (crossings * sizes.dim * size_of::<f32>()) as u64;
 
@@ -148,14 +148,15 @@ enum At {
     Ffn(usize),
 }
 
-fn place(sizes: &Sizes, machine: &Machine, request: &Request, notes: &mut Vec<String>) -> Placement {
+/// The placement, and whether there is room for two slots through which prompts stream the experts that stay with the CPU.
+fn place(sizes: &Sizes, machine: &Machine, request: &Request, notes: &mut Vec<String>) -> (Placement, bool) {
     let n = sizes.layers.len();
     let mut placement = Placement::all(Lane::Cpu, n);
     let Some(vram) = machine.vram else {
         if matches!(request.gpu_layers, GpuLayers::All | GpuLayers::Count(1..)) {
             notes.push("there is no card: everything is computed by the CPU".to_owned());
         }
-        return placement;
+        return (placement, false);
     };
     let mut candidates = Vec::new();
     let mut taken = 0;
@@ -174,7 +175,7 @@ fn place(sizes: &Sizes, machine: &Machine, request: &Request, notes: &mut Vec<St
     if consider(At::Head, &sizes.head, 0, request.head(&sizes.head.names)).is_some() {
         placement.head = Lane::Gpu;
     }
-    let mut divided = Vec::new();
+    let (mut divided, mut experts_must_stay) = (Vec::new(), false);
     for (layer, (mixer, ffn)) in sizes.layers.iter().enumerate() {
         let is_moe = ffn.table > 0;
         let from_last = 2 * (n - layer) as u64;
@@ -183,6 +184,7 @@ fn place(sizes: &Sizes, machine: &Machine, request: &Request, notes: &mut Vec<St
             placement.layers[layer].mixer = Lane::Gpu;
         }
         let say = request.half(layer, n, false, is_moe, &ffn.names);
+        experts_must_stay |= is_moe && say == Say::Must(Lane::Cpu);
         // Experts: the smallest first, so that more layers fit; of equal ones the last.
         let order = if is_moe { ffn.bytes() + from_last } else { from_last };
         if consider(At::Ffn(layer), ffn, order, say).is_some() {
@@ -201,10 +203,12 @@ fn place(sizes: &Sizes, machine: &Machine, request: &Request, notes: &mut Vec<St
 
     candidates.sort_by_key(|c| (std::cmp::Reverse(c.density.min(990)), c.order));
     let mut room = vram.saturating_sub(request.margin + sizes.buffers).saturating_sub(taken);
-    // What stays with the CPU may have experts; then prompts stream them through two slots.
+    // Experts that stay with the CPU are streamed through two slots by prompts; that is worth a quarter of the room.
     let table = sizes.layers.iter().map(|(_, ffn)| ffn.table).max().unwrap_or(0);
-    let experts: u64 = sizes.layers.iter().map(|(_, ffn)| if ffn.table > 0 { ffn.bytes() } else { 0 }).sum();
-    if 2 * table <= room / 4 && taken + experts > room {
+    let waiting: u64 = candidates.iter().map(|c| c.bytes).sum();
+    let stay = experts_must_stay || waiting > room;
+    let streams = table > 0 && stay && 2 * table <= room / 4;
+    if streams {
         room -= 2 * table;
     }
     for c in candidates {
@@ -218,11 +222,12 @@ fn place(sizes: &Sizes, machine: &Machine, request: &Request, notes: &mut Vec<St
             At::Ffn(layer) => placement.layers[layer].ffn = Lane::Gpu,
         }
     }
-    placement
+    let used = placement.uses(Lane::Gpu);
+    (placement, streams && used)
 }
 
 /// What memory and the card hold.
-fn held(sizes: &Sizes, placement: &Placement, card: bool) -> (Held, Held) {
+fn held(sizes: &Sizes, placement: &Placement, streams: bool) -> (Held, Held) {
     let (mut cpu, mut gpu) = (Held::default(), Held::default());
     let mut put = |lane: Lane, size: &Size| {
         let held = if lane == Lane::Gpu { &mut gpu } else { &mut cpu };
@@ -242,8 +247,10 @@ fn held(sizes: &Sizes, placement: &Placement, card: bool) -> (Held, Held) {
     };
     cpu.read_per_token += sizes.embedding_read;
     cpu.buffers = sizes.buffers;
-    if card && placement.uses(Lane::Gpu) {
+    if placement.uses(Lane::Gpu) {
         gpu.buffers = sizes.buffers;
+    }
+    if streams {
         let left = placement.layers.iter().zip(&sizes.layers).filter(|(l, _)| l.ffn == Lane::Cpu);
         gpu.slots = 2 * left.map(|(_, (_, ffn))| ffn.table).max().unwrap_or(0);
     }
