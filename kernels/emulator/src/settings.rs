@@ -21,6 +21,8 @@ pub struct Settings {
     pub threads: usize,
     /// After so many kernels the driver is lost.
     pub lose_after: Option<u64>,
+    /// A kernel that is passed over, as if it did nothing: what a wrong result looks like.
+    pub skip: Option<String>,
 }
 
 impl Default for Settings {
@@ -36,13 +38,14 @@ impl Default for Settings {
             stats: None,
             threads: 1,
             lose_after: None,
+            skip: None,
         }
     }
 }
 
 impl Settings {
     /// `MEMORY` in MiB, `CAPABILITY` as 8.9, `DRIVER` as 12000, `DEVICES`, `CHECK` of init and race, `STATS` a path,
-    /// `THREADS`, `LOSE_AFTER` a number of kernels.
+    /// `THREADS`, `LOSE_AFTER` a number of kernels, `SKIP` the name of a kernel.
     ///
     /// # Errors
     /// A value that is none.
@@ -58,6 +61,7 @@ impl Settings {
         s.devices = number("DEVICES")?.map_or(s.devices, |n| n as u32);
         s.threads = number("THREADS")?.map_or(s.threads, |n| (n as usize).max(1));
         s.lose_after = number("LOSE_AFTER")?;
+        s.skip = text("SKIP");
         s.stats = text("STATS");
         if let Some(capability) = text("CAPABILITY") {
             let digits: String = capability.chars().filter(|c| *c != '.').collect();
