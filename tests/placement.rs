@@ -175,7 +175,9 @@ fn mixtral_8x22b_has_the_bytes_of_its_file() {
 
 #[test]
 fn auto_puts_what_every_token_reads_first() {
-    let rows: [(&Shape, usize, u64, fn((usize, usize)) -> bool); 6] = [
+    // Layers whose attention, and whose feed-forward part, is on the card.
+    type Right = fn((usize, usize)) -> bool;
+    let rows: [(&Shape, usize, u64, Right); 6] = [
         // All of attention, and the experts of 12 to 14 layers, of which two slots for streaming take one.
         (&MIXTRAL_8X22B, 4096, 24, |(mixers, ffns)| mixers == 56 && (12..=14).contains(&ffns)),
         (&MIXTRAL_8X22B, 32768, 24, |(mixers, ffns)| mixers == 56 && (7..=9).contains(&ffns)),
