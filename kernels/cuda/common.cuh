@@ -1,10 +1,10 @@
 // What all kernels share: names of types, sums over a warp, loads of any alignment.
 //
-// Freestanding C++17 for NVRTC, and for g++ with the shim of kernels/cuda/host (OSTRO_HOST). Everything is inlined, so that
+// Freestanding C++17 for NVRTC, and for g++ with host/shim.h (OSTRO_HOST). Everything is inlined, so that
 // the PTX has no functions but the kernels.
 #pragma once
 #ifdef OSTRO_HOST
-#include "shim.h"
+#include "host/shim.h"
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -29,10 +29,10 @@ def modules():
 
 
 def compile_ptx(nvrtc, include, source, options):
-    """The PTX of a source file; raises with the compiler's log."""
+    """The PTX of a source file, of this folder unless its path is whole; raises with the compiler's log."""
     program = ctypes.c_void_p()
     text = (HERE / source).read_bytes()
-    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, source.encode(), 0, None, None):
+    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, pathlib.Path(source).name.encode(), 0, None, None):
         raise SystemExit(f"{source}: NVRTC did not take it")
     options = [f"-I{include}", f"-I{HERE}", "-std=c++17", *options]
     array = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))

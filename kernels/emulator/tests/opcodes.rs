@@ -87,6 +87,9 @@ fn whole_numbers() {
             ("bfi.b32 %r4, %r2, %r3, 8, 5;", |a, b| b & !(31 << 8) | (a & 31) << 8),
             ("bfe.s32 %r4, %r2, 4, 6;", |a, _| (((a as i32) << 22) >> 26) as u32),
             ("bfe.u32 %r4, %r2, 4, 6;", |a, _| a >> 4 & 63),
+            ("shf.l.wrap.b32 %r4, %r2, %r3, 37;", |a, b| b << 5 | a >> 27),
+            ("shf.r.wrap.b32 %r4, %r2, %r3, 5;", |a, b| b << 27 | a >> 5),
+            ("shf.l.clamp.b32 %r4, %r2, %r3, 40;", |a, _| a),
             ("popc.b32 %r4, %r2;", |a, _| a.count_ones()),
             ("clz.b32 %r4, %r2;", |a, _| a.leading_zeros()),
             ("prmt.b32 %r4, %r2, %r3, 0x5410;", |a, b| a & 0xffff | b << 16),
@@ -108,6 +111,12 @@ fn whole_numbers() {
             ("cvt.s64.s32 %rd20, %r2;\nshr.s64 %rd21, %rd20, 4;\ncvt.u32.u64 %r4, %rd21;", |a, _| {
                 (i64::from(a as i32) >> 4) as u32
             }),
+            ("ld.global.s32 %rd20, [%rd6];\nshr.s64 %rd21, %rd20, 8;\ncvt.u32.u64 %r4, %rd21;", |a, _| {
+                (i64::from(a as i32) >> 8) as u32
+            }),
+            ("ld.global.s8 %r6, [%rd6];\nadd.s32 %r4, %r6, 0;", |a, _| a as i8 as i32 as u32),
+            ("ld.global.s16 %rd20, [%rd6+2];\ncvt.u32.u64 %r4, %rd20;", |a, _| (a >> 16) as u16 as i16 as i32 as u32),
+            ("setp.nan.f32 %p1, %f2, %f2;\nselp.b32 %r4, 1, 0, %p1;", |a, _| u32::from(f(a).is_nan())),
             ("mov.b32 {%rs1, %rs2}, %r2;\nmov.b32 %r4, {%rs2, %rs1};", |a, _| a.rotate_left(16)),
             (
                 "mov.u32 %r4, 0;\nsetp.eq.s32 %p1, %r2, 0;\n@%p1 bra L1;\nmov.u32 %r4, 5;\nL1:\nadd.s32 %r4, %r4, 1;",

@@ -35,12 +35,17 @@ fn extended(x: u64, ty: Type) -> i64 {
     }
 }
 
+/// A number extended by its sign to a register of so many bytes.
+pub(super) fn widened(x: u64, ty: Type, width: usize) -> u64 {
+    let x = extended(x, ty) as u64;
+    if width >= 8 { x } else { x & ((1 << (8 * width)) - 1) }
+}
+
 /// The bits of a type, zeros above.
 fn cut(x: u64, ty: Type) -> u64 {
     match ty.bytes() {
         1 if ty == Type::Pred => x & 1,
-        // Registers hold at least 16 bits, and a signed byte in one is extended.
-        1 => x & 0xffff,
+        1 => x & 0xff,
         2 => x & 0xffff,
         4 => x & 0xffff_ffff,
         _ => x,
@@ -137,8 +142,10 @@ fn compare(op: Compare, order: Option<std::cmp::Ordering>) -> bool {
     use Compare::*;
     use std::cmp::Ordering as O;
     match (op, order) {
-        (Neu | Equ | Ltu | Leu | Gtu | Geu, None) => true,
+        (Neu | Equ | Ltu | Leu | Gtu | Geu | Nan, None) => true,
         (_, None) => false,
+        (Num, Some(_)) => true,
+        (Nan, Some(_)) => false,
         (Eq | Equ, Some(o)) => o == O::Equal,
         (Ne | Neu, Some(o)) => o != O::Equal,
         (Lt | Ltu, Some(o)) => o == O::Less,
@@ -186,8 +193,7 @@ fn convert(i: &Instruction, x: u64, rounding: Option<Round>, saturate: bool, who
     if !from.float() && !to.float() {
         let value = if from == Type::U64 { i128::from(x) } else { i128::from(extended(x, from)) };
         let value = if saturate { value.clamp(limits(to).0, limits(to).1) } else { value };
-        // A narrow result is extended to the register's width by its own sign.
-        return Some(cut(extended(value as u64, to) as u64, if to.bytes() == 1 { Type::U16 } else { to }));
+        return Some(widened(value as u64, to, i.width));
     }
     if !from.float() {
         let signed = from.signed();
@@ -297,6 +303,10 @@ pub(super) fn result<'r>(i: &Instruction, arg: impl Fn(usize) -> &'r Lanes) -> O
                 true => cut((extended(a, ty) >> n.min(63)) as u64, ty),
                 false => a.checked_shr(n).unwrap_or(0),
             }
+        }),
+        Op::Funnel { left, wrap } => each3(arg(0), arg(1), arg(2), |low, high, n| {
+            let (both, n) = (high << 32 | low, if wrap { n & 31 } else { (n as u32).min(32).into() });
+            if left { (both << n) >> 32 } else { both >> n & 0xffff_ffff }
         }),
         Op::Bfi => {
             let (a, b, at, len) = (arg(0), arg(1), arg(2), arg(3));

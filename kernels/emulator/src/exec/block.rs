@@ -519,11 +519,7 @@ impl<'a> Block<'a> {
                         _ => from.cast::<u64>().read_unaligned(),
                     }
                 };
-                // A narrow number is extended to its register by its sign.
-                let value = match i.ty {
-                    Type::S8 => value as i8 as i16 as u16 as u64,
-                    _ => value,
-                };
+                let value = if i.ty.signed() { alu::widened(value, i.ty, i.width) } else { value };
                 self.warps[w].registers[usize::from(to)][lane] = value;
             }
         }

@@ -45,6 +45,16 @@ fn type_of(name: &str) -> Option<Type> {
     })
 }
 
+/// Bytes of a register, which its name says as NVIDIA's compilers give it.
+fn width_of(operand: &str) -> usize {
+    let name = operand.trim_start_matches('{').trim_start();
+    match name {
+        _ if name.starts_with("%rd") || name.starts_with("%fd") => 8,
+        _ if name.starts_with("%rs") => 2,
+        _ => 4,
+    }
+}
+
 /// Splits at commas that are in no brackets.
 fn operands(text: &str) -> Vec<&str> {
     let (mut list, mut depth, mut start) = (Vec::new(), 0, 0);
@@ -168,6 +178,7 @@ impl Decoder {
             ty,
             from: types.last().copied().unwrap_or(ty),
             ftz: has("ftz"),
+            width: width_of(ops.first().copied().unwrap_or("")),
             to: Vec::new(),
             args: Vec::new(),
             offset: 0,
@@ -204,6 +215,7 @@ impl Decoder {
             "not" => simple(Op::Not),
             "shl" => simple(Op::Shl),
             "shr" => simple(Op::Shr),
+            "shf" => simple(Op::Funnel { left: has("l"), wrap: has("wrap") }),
             "bfi" => simple(Op::Bfi),
             "bfe" => simple(Op::Bfe),
             "popc" => simple(Op::Popc),
@@ -221,7 +233,10 @@ impl Decoder {
             _ => None,
         };
         if let Some((op, args)) = arithmetic {
-            known(&["rn", "lo", "hi", "wide", "ftz", "approx", "rm", "full", "to", "global", "shared"])?;
+            known(&[
+                "rn", "lo", "hi", "wide", "ftz", "approx", "rm", "full", "to", "global", "shared", "l", "r", "wrap",
+                "clamp",
+            ])?;
             i.op = op;
             i.to = self.list(ops.first().ok_or("no result")?, ty)?;
             for text in &ops[1..=args] {
@@ -283,6 +298,8 @@ impl Decoder {
                     "leu" => (Leu, false),
                     "gtu" => (Gtu, false),
                     "geu" => (Geu, false),
+                    "num" => (Num, false),
+                    "nan" => (Nan, false),
                     _ => return Err(format!("comparison {name:?} is not emulated")),
                 };
                 known(&[name, "ftz"])?;

@@ -76,6 +76,8 @@ pub enum Compare {
     Leu,
     Gtu,
     Geu,
+    Num,
+    Nan,
 }
 
 /// Where memory is.
@@ -136,6 +138,11 @@ pub enum Op {
     Not,
     Shl,
     Shr,
+    /// 32 bits out of 64: to the left or not, the amount modulo 32 or at most 32.
+    Funnel {
+        left: bool,
+        wrap: bool,
+    },
     Bfi,
     Bfe,
     Popc,
@@ -174,6 +181,8 @@ pub struct Instruction {
     pub from: Type,
     /// Subnormal numbers are zero.
     pub ftz: bool,
+    /// Bytes of the registers that are written: a load or a conversion extends a narrower number to them by its sign.
+    pub width: usize,
     /// Registers that are written.
     pub to: Vec<u16>,
     /// Registers that are read.
