@@ -94,6 +94,22 @@ fn every_flag_gives_the_same_text_without_a_race() {
 }
 
 #[test]
+fn every_model_gives_the_same_text_without_a_race() {
+    for name in ["mixtral", "llama31", "gemma3"] {
+        for kind in ["Q4_K_M", "Q8_0"] {
+            let Some(model) = model(&format!("{name}/gguf/{name}-{kind}")) else { return };
+            let Some(want) = on_cpu(&model) else { return };
+            for flags in [&["-ngl", "all"][..], &["-ngl", "2"], &["-ngl", "all", "-ot", "ffn_=CPU"]] {
+                let run = ostro(&answer(&model, flags), &[("CHECK", "init,race")]).unwrap();
+                assert_eq!(run.code, Some(0), "{name} {kind} {flags:?}: {}", run.err);
+                assert!(!run.err.contains("emulator:"), "{name} {kind} {flags:?}: {}", run.err);
+                assert_eq!(run.out, want, "{name} {kind} {flags:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn small_cards_take_what_fits() {
     let Some(model) = model(MIXTRAL) else { return };
     let Some(want) = on_cpu(&model) else { return };
