@@ -5,7 +5,7 @@ mod common;
 
 use ostro::engine::{Engine, EngineOptions, KvTypes, Model, Offload, SeqId, Session};
 use ostro::gguf::Gguf;
-use ostro::placement::{Lane, Lanes, Placement};
+use ostro::placement::{Context, Lane, Lanes, Placement, Sizes};
 use ostro_kernels::cuda::{Gpu, NoGpu};
 use ostro_kernels::{Cpu, KvType};
 use std::path::PathBuf;
@@ -85,6 +85,95 @@ fn nmse(got: &[f32], want: &[f32]) -> f64 {
     let error: f64 = got.iter().zip(want).map(|(&g, &w)| square(f64::from(g) - f64::from(w))).sum();
     let power: f64 = want.iter().map(|&w| square(f64::from(w))).sum();
     error / power
+}
+
+/// An engine with all of a model on the card.
+fn all_on_card<'m>(model: &'m Model<'m>, gpu: &Rc<Gpu>, options: &EngineOptions) -> Engine<'m> {
+    let (mut progress, mut note) = (|_| {}, |note| panic!("{note}"));
+    let offload = Offload {
+        gpu: gpu.clone(),
+        placement: Placement::all(Lane::Gpu, model.spec.layers.len()),
+        stream_from: None,
+        progress: &mut progress,
+        note: &mut note,
+    };
+    Engine::offloaded(model, options, offload).unwrap()
+}
+
+/// What is planned for a card covers what it takes.
+#[test]
+fn a_card_takes_no_more_than_is_planned() {
+    let Some(gpu) = gpu() else { return };
+    for path in files() {
+        let gguf = Gguf::open(&path).unwrap();
+        let model = Model::load(&gguf).unwrap();
+        let options = options(KvType::F16);
+        let context = Context { n_ctx: options.n_ctx, n_ubatch: options.n_ubatch, k: options.kv.k, v: options.kv.v };
+        let sizes = Sizes::new(&model.spec, &model.manifest, &model.account.by_binding, &context);
+        let halves: u64 = sizes.layers.iter().map(|(mixer, ffn)| mixer.bytes() + ffn.bytes()).sum();
+        let planned = halves + sizes.head.bytes() + sizes.buffers;
+        let before = gpu.free_memory().unwrap();
+        let engine = all_on_card(&model, &gpu, &options);
+        let taken = before - gpu.free_memory().unwrap();
+        assert!(halves <= taken && taken <= planned, "{}: {taken} bytes, {planned} planned", path.display());
+        drop(engine);
+        assert_eq!(gpu.free_memory().unwrap(), before, "{}: all is given back", path.display());
+    }
+}
+
+/// Guesses are checked in batches: their logits must be those of single steps, bit for bit, on a card too.
+#[test]
+fn an_exact_batch_has_the_bits_of_single_steps() {
+    let Some(gpu) = gpu() else { return };
+    for path in files() {
+        let gguf = Gguf::open(&path).unwrap();
+        let model = Model::load(&gguf).unwrap();
+        let mut engine = all_on_card(&model, &gpu, &options(KvType::F16));
+        let mut session = Session::new(&mut engine, SeqId(0));
+        let tokens: Vec<u32> = (0..11).map(|i| (i * 31 + 7) % 200).collect();
+        session.feed(&tokens[..4], |_| true).unwrap();
+        let batch = session.feed_exact(&tokens[4..]).unwrap().to_vec();
+        session.truncate(4);
+        let mut single = Vec::new();
+        for token in &tokens[4..] {
+            single.extend_from_slice(session.feed(&[*token], |_| true).unwrap().unwrap());
+        }
+        assert!(batch.iter().zip(&single).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", path.display());
+    }
+}
+
+/// A cache on a card that loses tokens from its middle, is saved, and goes on with the CPU.
+#[test]
+fn a_cache_moves_and_changes_hands() {
+    let Some(gpu) = gpu() else { return };
+    for path in files() {
+        let gguf = Gguf::open(&path).unwrap();
+        let model = Model::load(&gguf).unwrap();
+        for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+            let options = options(kv);
+            let (mut cpu, mut card) = (Engine::new(&model, &options), all_on_card(&model, &gpu, &options));
+            let tokens: Vec<u32> = (0..40).map(|i| (i * 31 + 7) % 200).collect();
+            let go = |engine: &mut Engine<'_>| {
+                let mut session = Session::new(engine, SeqId(0));
+                session.feed(&tokens, |_| true).unwrap();
+                session.remove(5..17).unwrap();
+                let mut saved = Vec::new();
+                session.save(&mut saved).unwrap();
+                (session.feed(&[9], |_| true).unwrap().unwrap().to_vec(), saved)
+            };
+            let ((want, _), (got, saved)) = (go(&mut cpu), go(&mut card));
+            let error = nmse(&got, &want);
+            assert!(error <= NMSE, "{} {kv:?}: NMSE {error:.1e}", path.display());
+            for engine in [&mut cpu, &mut card] {
+                let mut session = Session::new(engine, SeqId(0));
+                session.restore(&mut saved.as_slice()).unwrap();
+                assert_eq!(session.tokens().len(), 28);
+                let after = session.feed(&[9], |_| true).unwrap().unwrap().to_vec();
+                let error = nmse(&after, &got);
+                assert!(error <= NMSE, "{} {kv:?}, restored: NMSE {error:.1e}", path.display());
+            }
+        }
+    }
 }
 
 #[test]

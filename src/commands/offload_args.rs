@@ -28,15 +28,15 @@ pub struct OffloadArgs {
     pub override_tensor: Vec<Overrides>,
 
     /// Keep the cache, and so attention, with the CPU (-nkvo)
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub no_kv_offload: bool,
 
     /// MiB of the card that stay free (-fitt)
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    #[arg(long, value_name = "MIB", default_value_t = 1024, hide_short_help = true)]
     pub fit_target: u64,
 
     /// From how many tokens on a batch goes through the card for experts that are in memory; 0 never [default: measured at start]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     pub offload_min_batch: Option<usize>,
 }
 

@@ -227,7 +227,7 @@ fn bad_flags_are_told() {
         ("m -r 0", 2, "'--repetitions <N>'"),
         ("m -ctk q4_0", 2, "'--cache-type-k <TYPE>': expected f32, f16 or q8_0"),
         ("m -o sql", 2, "'--output <FORMAT>'"),
-        ("m -ngl 99", 2, "'--gpu-layers'"),
+        ("m -ngl some", 2, "'--gpu-layers <N>': expected a number, all or auto"),
         ("m -mmp 0", 2, "'--mmap'"),
         ("m --types Q4_0", 2, "'[MODEL]...' cannot be used with '--types <TYPE>'"),
         ("--kernels m", 2, "'--kernels'"),

@@ -8,6 +8,7 @@ mod errors;
 mod imatrix;
 mod logits;
 mod perplexity;
+mod plan;
 mod quantize;
 mod run;
 mod shell;
