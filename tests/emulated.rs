@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What a run gave.
@@ -104,6 +104,46 @@ fn every_model_gives_the_same_text_without_a_race() {
                 assert_eq!(run.code, Some(0), "{name} {kind} {flags:?}: {}", run.err);
                 assert!(!run.err.contains("emulator:"), "{name} {kind} {flags:?}: {}", run.err);
                 assert_eq!(run.out, want, "{name} {kind} {flags:?}");
+            }
+        }
+    }
+}
+
+/// The logits of every position, as `ostro logits` writes them.
+fn logits(model: &str, flags: &[&str], folder: &Path) -> Option<Vec<f32>> {
+    let out = folder.join("logits.npy");
+    let ids = "1,17,29,3,101,5,77,9,250,11,45,13,200,15,99,2,31,8,64,120";
+    let mut args = vec!["logits", model, "--tokens", ids, "-ub", "7", "-o", out.to_str().unwrap()];
+    args.extend(flags);
+    let run = ostro(&args, &[])?;
+    assert_eq!(run.code, Some(0), "{flags:?}: {}", run.err);
+    Some(npyz::NpyFile::new(std::fs::File::open(&out).unwrap()).unwrap().into_vec().unwrap())
+}
+
+/// Every split of a model between the lanes gives the CPU's logits, at every position.
+#[test]
+fn every_split_gives_the_logits_of_the_cpu() {
+    let folder = tempfile::TempDir::new().unwrap();
+    for name in ["mixtral", "llama31", "gemma3"] {
+        for kind in ["Q4_K_M", "Q8_0"] {
+            let Some(model) = model(&format!("{name}/gguf/{name}-{kind}")) else { return };
+            let Some(want) = logits(&model, &["-ngl", "0"], folder.path()) else { return };
+            let rows: [&[&str]; 6] = [
+                &["-ngl", "all"],
+                &["-ngl", "1"],
+                &["-ngl", "2"],
+                &["-ngl", "all", "-ot", "ffn_=CPU", "--offload-min-batch", "0"],
+                &["-ngl", "all", "-ot", "ffn_=CPU", "--offload-min-batch", "5"],
+                &["-ngl", "all", "-nkvo"],
+            ];
+            for flags in rows {
+                let got = logits(&model, flags, folder.path()).unwrap();
+                let (mut error, mut power) = (0.0, 0.0);
+                for (&g, &w) in got.iter().zip(&want) {
+                    error += (f64::from(g) - f64::from(w)).powi(2);
+                    power += f64::from(w).powi(2);
+                }
+                assert!(got.len() == want.len() && error <= 1e-3 * power, "{name} {kind} {flags:?}: {}", error / power);
             }
         }
     }

@@ -1,9 +1,9 @@
 //! `ostro logits`: the logits of every position, to compare with other programs.
 
-use super::model_args::ModelArgs;
+use super::model_args::CardModelArgs;
 use super::output::write_whole;
 use super::{catch_interrupts, input, interrupted, resolve, tell_notes};
-use crate::engine::{Engine, Model, SeqId, Session};
+use crate::engine::{Model, SeqId, Session};
 use crate::tokenizer::{Encode, Tokenizer};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -29,7 +29,7 @@ pub struct LogitsArgs {
     output: PathBuf,
 
     #[command(flatten)]
-    computing: ModelArgs,
+    computing: CardModelArgs,
 }
 
 /// Writes the logits of every position.
@@ -54,7 +54,7 @@ pub fn run(args: &LogitsArgs) -> anyhow::Result<()> {
         bail!("tokens: found none, expected at least one; give --tokens 1,2,3 or -p TEXT");
     }
     let options = args.computing.engine_options(&model, tokens.len(), None)?;
-    let mut engine = Engine::new(&model, &options);
+    let mut engine = args.computing.engine(&model, &options)?;
     let mut session = Session::new(&mut engine, SeqId(0));
     catch_interrupts()?;
     let unwritten = || format!("{}: cannot be written", args.output.display());

@@ -25,17 +25,6 @@ impl<'m> CpuOps<'m> {
         CpuOps { model, exec, kv, buffers, ready: (Rows::H, 0) }
     }
 
-    /// The tokens' embeddings to the residual.
-    pub fn embed(&mut self, batch: &[BatchToken]) {
-        let (spec, embedding, cpu) = (&self.model.spec, self.model.embedding(), self.cpu());
-        self.exec.rows(&mut self.buffers.x[..batch.len() * spec.dim], spec.dim, |i, x| {
-            quantize::decode_row(embedding.dtype(), embedding.row(batch[i].token as usize), x);
-            if spec.embed_scale != 1.0 {
-                float::scale(cpu, x, spec.embed_scale);
-            }
-        });
-    }
-
     fn cpu(&self) -> Cpu {
         self.exec.cpu()
     }
@@ -69,6 +58,17 @@ impl Ops for CpuOps<'_> {
         for (rope, (cos, sin)) in self.model.ropes.iter().zip(&mut self.buffers.rope) {
             rope.fill_all(batch.iter().map(|t| t.pos as u32), cos, sin);
         }
+        Ok(())
+    }
+
+    fn embed(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
+        let (spec, embedding, cpu) = (&self.model.spec, self.model.embedding(), self.cpu());
+        self.exec.rows(&mut self.buffers.x[..batch.len() * spec.dim], spec.dim, |i, x| {
+            quantize::decode_row(embedding.dtype(), embedding.row(batch[i].token as usize), x);
+            if spec.embed_scale != 1.0 {
+                float::scale(cpu, x, spec.embed_scale);
+            }
+        });
         Ok(())
     }
 

@@ -44,6 +44,15 @@ impl<'m> Devices<'m> {
         self.gpu.as_mut().map_or(Ok(()), |gpu| gpu.begin(batch, exact))
     }
 
+    /// The tokens' embeddings to the residual of the device that it returns: the CPU, or the card where that has the embedding,
+    /// because it is the head, and the first layer.
+    pub fn embed(&mut self, batch: &[BatchToken], tied_head: bool) -> Result<Lane, Error> {
+        let first = self.placement.layers.first().map_or(Lane::Cpu, |l| l.mixer);
+        let lane = if tied_head && self.placement.head == first { first } else { Lane::Cpu };
+        self.ops(lane).embed(batch)?;
+        Ok(lane)
+    }
+
     /// Brings the first `len` floats of the residual from one device to another.
     pub fn cross(&mut self, from: Lane, to: Lane, len: usize) -> Result<(), Error> {
         let Some(gpu) = self.gpu.as_mut().filter(|_| from != to) else { return Ok(()) };

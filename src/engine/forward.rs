@@ -5,7 +5,6 @@ use super::batch::{BatchToken, Run};
 use super::ops::{At, Ops, Rows};
 use super::{Engine, Error, Inputs, Observer};
 use crate::model::{Ffn, Gated, Gqa, Layer, Mixer, Moe, Part, Residual};
-use crate::placement::Lane;
 
 impl Engine<'_> {
     /// Computes a batch of at most [`Engine::n_ubatch`] tokens, and gives the logits of those that want them, in the
@@ -50,8 +49,8 @@ impl Engine<'_> {
         let n_out = wanted.len();
 
         devices.begin(batch, exact)?;
-        devices.cpu.embed(batch);
-        let (mut lane, mut n) = (Lane::Cpu, batch.len());
+        let mut lane = devices.embed(batch, spec.tied_head)?;
+        let mut n = batch.len();
         for (index, layer) in spec.layers.iter().enumerate() {
             let mixer = devices.placement.layers[index].mixer;
             devices.cross(lane, mixer, n * dim)?;

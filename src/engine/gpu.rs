@@ -454,6 +454,14 @@ impl Ops for GpuOps<'_> {
         Ok(())
     }
 
+    fn embed(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
+        let GpuOps { gpu, model, weights, room, .. } = self;
+        let tokens: Vec<i32> = batch.iter().map(|t| t.token as i32).collect();
+        gpu.write(&room.picked, 0, &tokens)?;
+        let (w, scale) = (matrix(weights, None, Part::Embed), model.spec.embed_scale);
+        Ok(room.with(Rows::X, |room, x| gpu.embed(w, &room.picked, batch.len(), scale, x))?)
+    }
+
     fn norm(&mut self, at: At, part: Part, norm: Norm, from: Rows, to: Rows, n: usize) -> Result<(), Error> {
         let (gpu, weight, NormKind::Rms) = (&self.gpu, vector(&self.weights, at, part), norm.kind);
         Ok(self.room.with(to, |room, out| match from == to {

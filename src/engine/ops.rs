@@ -48,6 +48,9 @@ pub(super) trait Ops {
     /// alone.
     fn begin(&mut self, batch: &[BatchToken], exact: bool) -> Result<(), Error>;
 
+    /// `X` = the tokens' embeddings.
+    fn embed(&mut self, batch: &[BatchToken]) -> Result<(), Error>;
+
     /// `to = norm(from)`, in rows as wide as the weight; both may be the same.
     fn norm(&mut self, at: At, part: Part, norm: Norm, from: Rows, to: Rows, n: usize) -> Result<(), Error>;
 

@@ -30,7 +30,7 @@ pub struct Lanes {
     pub ffn: Lane,
 }
 
-/// Where each part of a model is computed. The embedding is looked up by the CPU.
+/// Where each part of a model is computed. The embedding is looked up by the CPU, or by the card where that has it as the head.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Placement {
     /// One a layer.

@@ -16,24 +16,9 @@ pub struct GpuMat {
 }
 
 impl GpuMat {
-    /// The type of the weights.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
     /// Rows of one matrix, which is outputs.
     pub fn rows(&self) -> usize {
         self.rows
-    }
-
-    /// Columns, which is inputs.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// How many matrices there are.
-    pub fn count(&self) -> usize {
-        self.count
     }
 
     /// Bytes of one of them.

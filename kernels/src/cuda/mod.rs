@@ -28,7 +28,7 @@ use args::Args;
 use cudarc::driver::{result, sys};
 use memory::{Context, Event, Pinned, Plain, Staging, Stream, as_bytes, as_bytes_mut, failed};
 use ptx::{Code, Function, Module};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -57,7 +57,6 @@ pub struct Gpu {
     landing: RefCell<Option<Pinned>>,
     compute: Stream,
     copy: Stream,
-    launches: Cell<u64>,
     context: Arc<Context>,
 }
 
@@ -127,7 +126,6 @@ impl Gpu {
             landing: RefCell::default(),
             compute: Stream::new()?,
             copy: Stream::new()?,
-            launches: Cell::new(0),
             context,
         };
         gpu.write(&gpu.grids, 0, &table)?;
@@ -147,11 +145,6 @@ impl Gpu {
     pub fn free_memory(&self) -> Result<u64, CudaError> {
         self.context.bind()?;
         result::mem_get_info().map(|(free, _)| free as u64).map_err(failed("asking for the card's memory"))
-    }
-
-    /// Kernels queued so far.
-    pub fn launches(&self) -> u64 {
-        self.launches.get()
     }
 
     /// Room for `len` values, of which nobody knows what they are.
@@ -280,9 +273,7 @@ impl Gpu {
                 &mut parameters,
             )
         }
-        .map_err(failed("starting a kernel"))?;
-        self.launches.set(self.launches.get() + 1);
-        Ok(())
+        .map_err(failed("starting a kernel"))
     }
 }
 
