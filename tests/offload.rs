@@ -10,10 +10,14 @@ use ostro_kernels::cuda::{Gpu, NoGpu};
 use ostro_kernels::{Cpu, KvType};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard};
 
-fn gpu() -> Option<Rc<Gpu>> {
+/// The card, for one test at a time: they count its memory.
+fn gpu() -> Option<(Rc<Gpu>, MutexGuard<'static, ()>)> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let turn = ONE.lock().unwrap_or_else(|failed| failed.into_inner());
     match Gpu::open() {
-        Ok(gpu) => Some(Rc::new(gpu)),
+        Ok(gpu) => Some((Rc::new(gpu), turn)),
         Err(why @ NoGpu::NoDriver) if std::env::var_os("OSTRO_REQUIRE_GPU").is_none() => {
             eprintln!("SKIPPED: {why}: nothing was offloaded; kernels/emulator has a driver without a card");
             None
@@ -103,7 +107,7 @@ fn all_on_card<'m>(model: &'m Model<'m>, gpu: &Rc<Gpu>, options: &EngineOptions)
 /// What is planned for a card covers what it takes.
 #[test]
 fn a_card_takes_no_more_than_is_planned() {
-    let Some(gpu) = gpu() else { return };
+    let Some((gpu, _turn)) = gpu() else { return };
     for path in files() {
         let gguf = Gguf::open(&path).unwrap();
         let model = Model::load(&gguf).unwrap();
@@ -124,7 +128,7 @@ fn a_card_takes_no_more_than_is_planned() {
 /// Guesses are checked in batches: their logits must be those of single steps, bit for bit, on a card too.
 #[test]
 fn an_exact_batch_has_the_bits_of_single_steps() {
-    let Some(gpu) = gpu() else { return };
+    let Some((gpu, _turn)) = gpu() else { return };
     for path in files() {
         let gguf = Gguf::open(&path).unwrap();
         let model = Model::load(&gguf).unwrap();
@@ -145,7 +149,7 @@ fn an_exact_batch_has_the_bits_of_single_steps() {
 /// A cache on a card that loses tokens from its middle, is saved, and goes on with the CPU.
 #[test]
 fn a_cache_moves_and_changes_hands() {
-    let Some(gpu) = gpu() else { return };
+    let Some((gpu, _turn)) = gpu() else { return };
     for path in files() {
         let gguf = Gguf::open(&path).unwrap();
         let model = Model::load(&gguf).unwrap();
@@ -178,7 +182,7 @@ fn a_cache_moves_and_changes_hands() {
 
 #[test]
 fn every_split_gives_the_logits_of_the_cpu() {
-    let Some(gpu) = gpu() else { return };
+    let Some((gpu, _turn)) = gpu() else { return };
     let mut wrong = Vec::new();
     for path in files() {
         let gguf = Gguf::open(&path).unwrap();
