@@ -2,7 +2,10 @@
 
 use super::tell;
 use crate::engine::{Engine, EngineOptions, Model};
-use crate::placement::{Context, GpuLayers, Lane, Plan, Request, Sizes};
+#[cfg(feature = "cuda")]
+use crate::placement::{Context, Plan, Sizes};
+use crate::placement::{GpuLayers, Lane, Request};
+#[cfg(feature = "cuda")]
 use anyhow::Context as _;
 use clap::Args;
 use regex::Regex;
@@ -183,7 +186,7 @@ impl OffloadArgs {
 }
 
 /// What the planner needs of the options.
-#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a card is planned for"))]
+#[cfg(feature = "cuda")]
 fn context(options: &EngineOptions) -> Context {
     let n_ctx = options.n_ctx * options.n_seqs;
     Context { n_ctx, n_ubatch: options.n_ubatch.min(n_ctx.max(1)), k: options.kv.k, v: options.kv.v }
@@ -194,7 +197,7 @@ pub(super) fn gib(bytes: u64) -> f64 {
 }
 
 /// What goes to the card, in a line.
-#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a card is planned for"))]
+#[cfg(feature = "cuda")]
 fn summary(plan: &Plan) -> String {
     let count =
         |of: fn(&crate::placement::Lanes) -> Lane| plan.placement.layers.iter().filter(|l| of(l) == Lane::Gpu).count();

@@ -59,6 +59,7 @@ impl<'f> Parts<'f> {
     }
 
     /// The type of a matrix, or of those of all experts; vectors are floats.
+    #[cfg(feature = "cuda")]
     pub fn dtype_of(&self, part: Part, expert: usize) -> DType {
         match self.get(part) {
             Weight::Matrix(mat) => mat.dtype(),
