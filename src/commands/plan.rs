@@ -4,7 +4,7 @@ use super::model_args::{kv_type, memory};
 use super::offload_args::{OffloadArgs, gib};
 use super::{print, resolve, tell};
 use crate::gguf::{Gguf, OpenOptions};
-use crate::model::{Account, Manifest, ModelSpec};
+use crate::model::{Account, Manifest, ModelSpec, Role};
 use crate::placement::{self, Binds, Context, Held, Lane, Machine, Plan, Sizes};
 use clap::Args;
 use ostro_kernels::KvType;
@@ -57,30 +57,24 @@ pub struct PlanArgs {
 }
 
 /// Bandwidths that nobody has measured here.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug, Default)]
 #[command(next_help_heading = "Bandwidths")]
 pub struct Assumed {
-    /// GB/s that the CPU reads from memory; the default is two channels of DDR5
-    #[arg(long, value_name = "GB/S", default_value_t = 70.0, value_parser = bandwidth)]
-    ram_bandwidth: f64,
+    /// GB/s that the CPU reads from memory [default: 70, two channels of DDR5]
+    #[arg(long, value_name = "GB/S", value_parser = bandwidth)]
+    ram_bandwidth: Option<f64>,
 
-    /// GB/s that the card reads from its memory; the default is an RTX 4090
-    #[arg(long, value_name = "GB/S", default_value_t = 1008.0, value_parser = bandwidth)]
-    vram_bandwidth: f64,
+    /// GB/s that the card reads from its memory [default: 1008, an RTX 4090]
+    #[arg(long, value_name = "GB/S", value_parser = bandwidth)]
+    vram_bandwidth: Option<f64>,
 
-    /// GB/s between them; the default is PCIe 4.0 with 16 lanes
-    #[arg(long, value_name = "GB/S", default_value_t = 25.0, value_parser = bandwidth)]
-    pcie: f64,
+    /// GB/s between them [default: 25, PCIe 4.0 with 16 lanes]
+    #[arg(long, value_name = "GB/S", value_parser = bandwidth)]
+    pcie: Option<f64>,
 
-    /// GB/s from the disk
-    #[arg(long, value_name = "GB/S", default_value_t = 3.0, value_parser = bandwidth)]
-    disk: f64,
-}
-
-impl Default for Assumed {
-    fn default() -> Assumed {
-        Assumed { ram_bandwidth: 70.0, vram_bandwidth: 1008.0, pcie: 25.0, disk: 3.0 }
-    }
+    /// GB/s from the disk [default: 3]
+    #[arg(long, value_name = "GB/S", value_parser = bandwidth)]
+    disk: Option<f64>,
 }
 
 impl Assumed {
@@ -89,11 +83,22 @@ impl Assumed {
         Machine {
             vram,
             ram: memory().unwrap_or(u64::MAX),
-            ram_bandwidth: self.ram_bandwidth * 1e9,
-            vram_bandwidth: self.vram_bandwidth * 1e9,
-            pcie: self.pcie * 1e9,
-            disk: self.disk * 1e9,
+            ram_bandwidth: self.ram_bandwidth.unwrap_or(70.0) * 1e9,
+            vram_bandwidth: self.vram_bandwidth.unwrap_or(1008.0) * 1e9,
+            pcie: self.pcie.unwrap_or(25.0) * 1e9,
+            disk: self.disk.unwrap_or(3.0) * 1e9,
         }
+    }
+
+    /// Those that were not given.
+    fn assumed(&self) -> Vec<&'static str> {
+        let all = [
+            ("ram_bandwidth", self.ram_bandwidth),
+            ("vram_bandwidth", self.vram_bandwidth),
+            ("pcie", self.pcie),
+            ("disk", self.disk),
+        ];
+        all.into_iter().filter(|(_, given)| given.is_none()).map(|(name, _)| name).collect()
     }
 }
 
@@ -143,15 +148,28 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let (vram, card) = args.card();
     let mut machine = args.assumed.machine(vram);
     machine.ram = args.ram.unwrap_or(machine.ram);
-    let plan = placement::plan(&sizes, n_ctx, &machine, &args.offload.request());
+    let request = args.offload.request();
+    let plan = placement::plan(&sizes, n_ctx, &machine, &request);
+    let advice = placement::advise(&context, &machine, &request, &|context: &Context| {
+        Sizes::new(&spec, &manifest, &account.by_binding, context)
+    });
+    let assumed = args.assumed.assumed();
     if args.json {
         let value = json!({
             "model": spec.name, "n_ctx": n_ctx, "n_ubatch": n_ubatch, "card": card, "machine": machine,
-            "tensor_bytes": sizes.total, "plan": plan,
+            "assumed": assumed, "tensor_bytes": sizes.total, "plan": plan, "advice": advice,
         });
         return print(format!("{}\n", serde_json::to_string_pretty(&value)?));
     }
-    print(text(&spec, &sizes, &context, &machine, &card, &plan))
+    let mut out = text(&spec, &sizes, &context, &machine, &card, &plan);
+    out += &bound(&spec, &machine, &assumed, &plan);
+    for note in &plan.notes {
+        out += &format!("note: {note}\n");
+    }
+    if !advice.is_empty() {
+        out += &format!("try: {}\n", advice.join("; or "));
+    }
+    print(out)
 }
 
 impl PlanArgs {
@@ -240,29 +258,49 @@ fn text(spec: &ModelSpec, sizes: &Sizes, context: &Context, machine: &Machine, c
         held("card", &plan.gpu);
         line(format!("{:<10} {:>49.3}", "margin", gib(plan.margin)));
     }
-    line(String::new());
+    for (name, held) in [("CPU", &plan.cpu), ("card", &plan.gpu)] {
+        if held.weights > 0 {
+            let role =
+                |(role, bytes): (&Role, &u64)| format!("{} {:.3}", format!("{role:?}").to_lowercase(), gib(*bytes));
+            line(format!("{name} weights: {}", held.roles.iter().map(role).collect::<Vec<_>>().join(", ")));
+        }
+    }
+    out
+}
+
+/// Speed, what bounds it, and the longest context.
+fn bound(spec: &ModelSpec, machine: &Machine, assumed: &[&str], plan: &Plan) -> String {
     let binds = match plan.binds {
         Binds::Ram => "reading memory",
         Binds::Vram => "reading the card's memory",
         Binds::Pcie => "what crosses the bus",
         Binds::Disk => "reading the disk",
     };
-    line(format!(
-        "at most {:.1} tokens a second at the full context, bound by {binds} (memory {:.0} GB/s, card {:.0} GB/s, bus {:.0} GB/s, disk {:.0} GB/s: assumed unless given)",
+    let rate = |name: &str, key: &str, bytes: f64| {
+        let whence = if assumed.contains(&key) { " assumed" } else { "" };
+        format!("{name} {:.0} GB/s{whence}", bytes / 1e9)
+    };
+    let rates = [
+        rate("memory", "ram_bandwidth", machine.ram_bandwidth),
+        rate("card", "vram_bandwidth", machine.vram_bandwidth),
+        rate("bus", "pcie", machine.pcie),
+        rate("disk", "disk", machine.disk),
+    ];
+    let mut out = format!(
+        "\nat most {:.1} tokens a second at the full context, bound by {binds} ({})\n{} bytes cross the bus for a token\n",
         plan.tokens_per_second,
-        machine.ram_bandwidth / 1e9,
-        machine.vram_bandwidth / 1e9,
-        machine.pcie / 1e9,
-        machine.disk / 1e9
-    ));
-    line(format!("{} bytes cross the bus for a token", plan.crossing));
-    match plan.largest_context {
-        usize::MAX => {}
-        n => line(format!("the longest context with this placement is {n} tokens (the model's is {})", spec.context)),
-    }
-    plan.notes.iter().for_each(|note| line(format!("note: {note}")));
-    if !plan.advice.is_empty() {
-        line(format!("try: {}", plan.advice.join("; or ")));
+        rates.join(", "),
+        plan.crossing
+    );
+    let longest = plan.largest_context;
+    let of = [("the card", longest.card), ("memory", longest.memory)];
+    let parts: Vec<String> = of.iter().filter_map(|(who, n)| n.map(|n| format!("{n} tokens by {who}"))).collect();
+    if !parts.is_empty() {
+        out += &format!(
+            "the longest context with this placement is {} (the model's is {})\n",
+            parts.join(" and "),
+            spec.context
+        );
     }
     out
 }

@@ -3,11 +3,13 @@
 //! Pure: numbers in, a plan out. The half of a layer is the unit, since of a mixture of experts all but the experts is small and
 //! is read for every token.
 
+mod advice;
 mod plan;
 mod request;
 mod sizes;
 
-pub use plan::{Binds, Held, Machine, Plan, plan};
+pub use advice::advise;
+pub use plan::{Binds, Held, Longest, Machine, Plan, plan};
 pub use request::{GpuLayers, Request};
 pub use sizes::{Context, Size, Sizes};
 

@@ -2,7 +2,9 @@
 
 use super::request::Say;
 use super::{GpuLayers, Lane, Placement, Request, Size, Sizes};
+use crate::model::Role;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// What the machine has.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -22,10 +24,12 @@ pub struct Machine {
 }
 
 /// What a device holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Held {
     /// Bytes of weights.
     pub weights: u64,
+    /// The same by what they are for.
+    pub roles: BTreeMap<Role, u64>,
     /// Bytes of the cache.
     pub kv: u64,
     /// Bytes of buffers.
@@ -75,11 +79,29 @@ pub struct Plan {
     /// What takes the most of that time.
     pub binds: Binds,
     /// The longest context that fits with this placement.
-    pub largest_context: usize,
+    pub largest_context: Longest,
+    /// Bytes that the card is short of for what it is given and the margin.
+    pub card_lacks: u64,
+    /// Bytes that memory is short of.
+    pub memory_lacks: u64,
     /// What does not fit, and what else should be known.
     pub notes: Vec<String>,
-    /// Flags that would make it fit, or faster.
-    pub advice: Vec<String>,
+}
+
+/// The longest context, in tokens; none where a device keeps no cache and so bounds nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Longest {
+    /// What the card's room allows.
+    pub card: Option<usize>,
+    /// What memory allows.
+    pub memory: Option<usize>,
+}
+
+impl Longest {
+    /// What both allow.
+    pub fn of_both(&self) -> Option<usize> {
+        self.card.into_iter().chain(self.memory).min()
+    }
 }
 
 /// What one crossing takes at least, in seconds: starting a copy, and waiting for it.
@@ -103,17 +125,18 @@ pub fn plan(sizes: &Sizes, n_ctx: usize, machine: &Machine, request: &Request) -
     let seconds: f64 = times.iter().map(|(seconds, _)| seconds).sum();
     let binds = times.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).map_or(Binds::Ram, |(_, binds)| binds);
 
-    let kv_of = |lane: Lane| -> u64 {
-        let layers = placement.layers.iter().zip(&sizes.layers);
-        layers.filter(|(l, _)| l.mixer == lane).map(|(_, (mixer, _))| mixer.kv).sum()
-    };
-    let room = |total: u64, held: &Held, kv: u64| match kv {
-        0 => usize::MAX,
-        kv => (total.saturating_sub(held.bytes() - held.kv) as f64 / (kv as f64 / n_ctx.max(1) as f64)) as usize,
+    let longest = |total: u64, held: &Held| match held.kv / n_ctx.max(1) as u64 {
+        0 => None,
+        position => Some((total.saturating_sub(held.bytes() - held.kv) / position) as usize),
     };
     let card = machine.vram.map(|vram| vram.saturating_sub(request.margin));
-    let on_card = card.map_or(usize::MAX, |card| room(card, &gpu, kv_of(Lane::Gpu)));
-    let largest_context = on_card.min(room(machine.ram, &cpu, kv_of(Lane::Cpu)));
+    let largest_context =
+        Longest { card: card.and_then(|card| longest(card, &gpu)), memory: longest(machine.ram, &cpu) };
+    let card_lacks = match machine.vram {
+        Some(vram) if placement.uses(Lane::Gpu) => (gpu.bytes() + request.margin).saturating_sub(vram),
+        _ => 0,
+    };
+    let memory_lacks = cpu.bytes().saturating_sub(machine.ram);
 
     let mut plan = Plan {
         placement,
@@ -124,10 +147,11 @@ pub fn plan(sizes: &Sizes, n_ctx: usize, machine: &Machine, request: &Request) -
         tokens_per_second: 1.0 / seconds,
         binds,
         largest_context,
+        card_lacks,
+        memory_lacks,
         notes,
-        advice: Vec::new(),
     };
-    advise(&mut plan, sizes, machine, request);
+    tell_what_lacks(&mut plan, sizes, machine, request);
     plan
 }
 
@@ -201,6 +225,20 @@ fn place(sizes: &Sizes, machine: &Machine, request: &Request, notes: &mut Vec<St
         ));
     }
 
+    let names = sizes.layers.iter().flat_map(|(m, f)| [m, f]).chain([&sizes.head]).flat_map(|size| &size.names);
+    for (regex, _) in &request.overrides {
+        if !names.clone().any(|name| regex.is_match(name)) {
+            notes.push(format!(
+                "--override-tensor {regex} moves nothing: no matrix of attention, of a feed-forward part or of the head has such a name"
+            ));
+        }
+    }
+    if request.no_kv_offload && sizes.layers.iter().any(|(m, _)| request.overridden(&m.names) == Some(Lane::Gpu)) {
+        notes.push(
+            "--no-kv-offload keeps attention with the CPU, its matrices that --override-tensor names too".to_owned(),
+        );
+    }
+
     candidates.sort_by_key(|c| (std::cmp::Reverse(c.density.min(990)), c.order));
     let mut room = vram.saturating_sub(request.margin + sizes.buffers).saturating_sub(taken);
     // Experts that stay with the CPU are streamed through two slots by prompts; that is worth a quarter of the room.
@@ -232,6 +270,9 @@ fn held(sizes: &Sizes, placement: &Placement, streams: bool) -> (Held, Held) {
     let mut put = |lane: Lane, size: &Size| {
         let held = if lane == Lane::Gpu { &mut gpu } else { &mut cpu };
         held.weights += size.weights;
+        for (&role, &bytes) in &size.roles {
+            *held.roles.entry(role).or_default() += bytes;
+        }
         held.kv += size.kv;
         held.read_per_token += size.reads();
     };
@@ -240,11 +281,15 @@ fn held(sizes: &Sizes, placement: &Placement, streams: bool) -> (Held, Held) {
         put(lanes.ffn, ffn);
     }
     put(placement.head, &sizes.head);
-    cpu.weights += match (sizes.tied_head, placement.head) {
+    let embedding = match (sizes.tied_head, placement.head) {
         // The head is the embedding, which memory has already.
         (true, Lane::Cpu) => 0,
         _ => sizes.embedding,
     };
+    cpu.weights += embedding + sizes.tables;
+    for (role, bytes) in [(Role::Embed, embedding), (Role::Table, sizes.tables)].into_iter().filter(|(_, b)| *b > 0) {
+        *cpu.roles.entry(role).or_default() += bytes;
+    }
     cpu.read_per_token += sizes.embedding_read;
     cpu.buffers = sizes.buffers;
     if placement.uses(Lane::Gpu) {
@@ -265,47 +310,30 @@ fn crossings(placement: &Placement) -> usize {
     lanes.windows(2).filter(|pair| pair[0] != pair[1]).count()
 }
 
-/// Says what does not fit, and which flags would help.
-fn advise(plan: &mut Plan, sizes: &Sizes, machine: &Machine, request: &Request) {
+/// Says what does not fit.
+fn tell_what_lacks(plan: &mut Plan, sizes: &Sizes, machine: &Machine, request: &Request) {
     let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
-    if let Some(vram) = machine.vram {
-        let over = (plan.gpu.bytes() + request.margin).saturating_sub(vram);
-        if over > 0 && plan.placement.uses(Lane::Gpu) {
-            plan.notes.push(format!(
-                "the card lacks {} of the {} that these flags give it; when loading, what does not fit stays with the CPU",
-                gib(over),
-                gib(plan.gpu.bytes() + request.margin)
-            ));
-            if sizes.layers.iter().any(|(_, ffn)| ffn.table > 0) && !request.cpu_moe {
-                plan.advice.push("--cpu-moe".to_owned());
-            }
-            if request.gpu_layers != GpuLayers::Auto {
-                plan.advice.push("--gpu-layers auto".to_owned());
-            }
-            if plan.gpu.kv > over {
-                plan.advice.push("--cache-type-k q8_0 --cache-type-v q8_0".to_owned());
-            }
-        }
-        if vram < request.margin + sizes.buffers {
-            plan.notes.push(format!(
-                "the card has {} free, less than the margin and the buffers of a batch, {}",
-                gib(vram),
-                gib(request.margin + sizes.buffers)
-            ));
-            plan.advice.push("--fit-target 256 --ubatch-size 64".to_owned());
-        }
+    if plan.card_lacks > 0 {
+        plan.notes.push(format!(
+            "the card lacks {} of the {} that these flags give it; when loading, what does not fit stays with the CPU",
+            gib(plan.card_lacks),
+            gib(plan.gpu.bytes() + request.margin)
+        ));
     }
-    let over = plan.cpu.bytes().saturating_sub(machine.ram);
-    if over > 0 {
+    if let Some(vram) = machine.vram.filter(|&vram| vram < request.margin + sizes.buffers)
+        && request.gpu_layers != GpuLayers::Count(0)
+    {
+        plan.notes.push(format!(
+            "the card has {} free, less than the margin and the buffers of a batch, {}",
+            gib(vram),
+            gib(request.margin + sizes.buffers)
+        ));
+    }
+    if plan.memory_lacks > 0 {
         plan.notes.push(format!(
             "memory lacks {} of {}: so much of the weights is read from the disk again and again",
-            gib(over),
+            gib(plan.memory_lacks),
             gib(plan.cpu.bytes())
         ));
-        if plan.cpu.kv > over {
-            plan.advice.push("--cache-type-k q8_0 --cache-type-v q8_0, or a smaller --ctx-size".to_owned());
-        }
-        plan.advice.push("a file of fewer bits (ostro quantize --dry-run shows sizes)".to_owned());
     }
-    plan.advice.truncate(3);
 }

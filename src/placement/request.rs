@@ -72,7 +72,7 @@ impl Request {
     }
 
     /// Where an override sends a part: to the CPU if any of its matrices must go there.
-    fn overridden(&self, names: &[String]) -> Option<Lane> {
+    pub(super) fn overridden(&self, names: &[String]) -> Option<Lane> {
         let of = |name: &String| self.overrides.iter().find(|(regex, _)| regex.is_match(name)).map(|&(_, lane)| lane);
         let lanes: Vec<Lane> = names.iter().filter_map(of).collect();
         match lanes.contains(&Lane::Cpu) {

@@ -1,7 +1,8 @@
 //! What each half of a layer weighs, and what a token reads of it.
 
-use crate::model::{Ffn, Manifest, Mixer, ModelSpec, Part};
+use crate::model::{Ffn, Manifest, Mixer, ModelSpec, Part, Role};
 use ostro_kernels::KvType;
+use std::collections::BTreeMap;
 
 /// Tokens, and how they are kept.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,8 @@ pub struct Context {
 pub struct Size {
     /// Bytes of weights.
     pub weights: u64,
+    /// The same by what they are for.
+    pub roles: BTreeMap<Role, u64>,
     /// Of these, bytes that a token reads.
     pub read: u64,
     /// Bytes of the cache at the full context; a token reads up to its window of them.
@@ -56,6 +59,8 @@ pub struct Sizes {
     pub embedding: u64,
     /// Of the embedding, what a token reads where it is not the head.
     pub embedding_read: u64,
+    /// Bytes of small tables that stay in memory, as of rotary factors.
+    pub tables: u64,
     /// Bytes of all tensors of the file.
     pub total: u64,
     /// Whether the head is the embedding.
@@ -74,6 +79,7 @@ impl Sizes {
             head: Size::default(),
             embedding: 0,
             embedding_read: 0,
+            tables: 0,
             total: bytes.iter().sum(),
             tied_head: spec.tied_head,
             buffers: buffers(spec, context.n_ubatch),
@@ -86,15 +92,18 @@ impl Sizes {
                 Some(layer) if part.is_mixer() => &mut sizes.layers[layer].0,
                 Some(layer) => &mut sizes.layers[layer].1,
                 None if matches!(part, Part::OutNorm | Part::Head) => &mut sizes.head,
+                None if part == Part::Embed => {
+                    sizes.embedding += bytes;
+                    sizes.embedding_read = bytes / spec.n_vocab.max(1) as u64;
+                    continue;
+                }
                 None => {
-                    if part == Part::Embed {
-                        sizes.embedding += bytes;
-                        sizes.embedding_read = bytes / spec.n_vocab.max(1) as u64;
-                    }
+                    sizes.tables += bytes;
                     continue;
                 }
             };
             size.weights += bytes;
+            *size.roles.entry(binding.role).or_default() += bytes;
             size.read += binding.active(spec, bytes);
             size.table = size.table.max(if is_table { bytes } else { 0 });
             if binding.dims.len() > 1 {
@@ -104,6 +113,7 @@ impl Sizes {
         if spec.tied_head {
             // A card needs a copy of its own; memory has it once.
             sizes.head.weights += sizes.embedding;
+            *sizes.head.roles.entry(Role::Head).or_default() += sizes.embedding;
             sizes.head.read += sizes.embedding;
             sizes.embedding_read = 0;
         }

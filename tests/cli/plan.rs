@@ -60,3 +60,43 @@ fn a_file_that_is_none() {
         assert!(done.code == Some(1) && done.out.is_empty() && done.err.contains(said), "{line}: {done:?}");
     }
 }
+
+#[test]
+fn flags_that_are_wrong() {
+    let folder = folder();
+    let rows = [
+        ("--vram much", "--vram"),
+        ("--vram -1GiB", "--vram"),
+        ("--ram 64XiB", "expected a size, as in 24GiB or 500MB"),
+        ("--pcie 0", "expected a number of GB/s above 0"),
+        ("--disk fast", "--disk"),
+        ("-ngl some", "expected a number, all or auto"),
+        ("-ncmoe x", "--n-cpu-moe"),
+        ("-ot exps", "expected REGEX=DEVICE"),
+        ("-ot exps=CUDA7", "expected CPU or CUDA0"),
+        ("-ot (=CPU", "regular expression"),
+        ("-ctk q3_k", "--cache-type-k"),
+    ];
+    for (flags, said) in rows {
+        let done = Done::from(ostro(folder.path(), words(&format!("plan tiny.gguf {flags}"))).output().unwrap());
+        assert!(done.code != Some(0) && done.out.is_empty() && done.err.contains(said), "{flags}: {done:?}");
+    }
+}
+
+#[test]
+fn what_is_assumed_and_what_would_fit() {
+    let folder = folder();
+    let text = answer(&folder, "plan tiny.gguf --vram 24GiB --ram 8GiB --pcie 12 --disk 5");
+    for part in ["memory 70 GB/s assumed", "card 1008 GB/s assumed", "bus 12 GB/s,", "disk 5 GB/s)", "card weights: "] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let all = json(&folder, "--vram 24GiB --pcie 12");
+    assert_eq!(all["assumed"], serde_json::json!(["ram_bandwidth", "vram_bandwidth", "disk"]));
+    assert_eq!(all["advice"], serde_json::json!([]));
+    let roles = |lane: &str| -> u64 {
+        all["plan"][lane]["roles"].as_object().unwrap().values().map(|bytes| bytes.as_u64().unwrap()).sum()
+    };
+    assert_eq!(roles("cpu") + roles("gpu"), all["tensor_bytes"].as_u64().unwrap());
+    let none = json(&folder, "--vram 0");
+    assert!(none["plan"]["largest_context"]["card"].is_null(), "{none}");
+}
