@@ -319,7 +319,8 @@ fn shapes_are_the_published_ones() {
         let parameters: u64 = layers.map(|b| b.dims.iter().product::<u64>()).sum();
         assert!((parameters as f64 / 1e9 - published).abs() < 0.006, "{}: {parameters}", shape.name);
         let bits = bytes.iter().sum::<u64>() as f64 * 8.0 / parameters as f64;
-        assert!((4.7..4.95).contains(&bits), "{}: {bits} bits", shape.name);
+        // Rows of 29,568 do not divide into blocks of 256, so a third of Qwen2.5's weights have more bits.
+        assert!((4.7..5.3).contains(&bits), "{}: {bits} bits", shape.name);
     }
 }
 
@@ -376,7 +377,7 @@ fn what_is_advised_fits() {
     assert!(fits.is_empty(), "{fits:?}");
     check("all", &MIXTRAL_8X22B, 4096, 96, all(), &["--n-cpu-moe", "--gpu-layers"]);
     let experts = Request { n_cpu_moe: 44, ..all() };
-    check("all but some experts", &MIXTRAL_8X22B, 32768, 96, experts, &["--n-cpu-moe", q8]);
+    check("all but some experts", &MIXTRAL_8X22B, 16384, 96, experts, &["--n-cpu-moe", q8]);
     let context = Request { cpu_moe: true, ..all() };
     check("long", &MIXTRAL_8X22B, 130_000, 128, context, &["--ctx-size", q8]);
     check("dense", &QWEN_72B, 4096, 96, all(), &["--gpu-layers"]);

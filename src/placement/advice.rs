@@ -25,40 +25,38 @@ pub fn advise(
     if fits(&now) {
         return Vec::new();
     }
-    let mut found = Vec::new();
-    for context in caches(context) {
-        let plan_now = planned(&context.1, request);
-        for mut change in changes(&context.1, request, &plan_now, &sizes_at(&context.1), machine, &fits) {
-            change.flags =
-                [context.0, &change.flags].into_iter().filter(|f| !f.is_empty()).collect::<Vec<_>>().join(" ");
-            if !change.flags.is_empty() && fits(&planned(&change.context, &change.request)) {
-                found.push(change.flags);
-            }
-        }
-        // Two changes at once only where one is not enough.
-        if found.len() >= 2 {
-            break;
-        }
+    let tried = |prefix: &str, context: &Context| -> Vec<String> {
+        let sizes = sizes_at(context);
+        let now = planned(context, request);
+        let all = changes(context, request, &now, &sizes, machine, &fits);
+        let good = all.into_iter().filter(|change| fits(&planned(&change.context, &change.request)));
+        good.map(|change| format!("{prefix}{}", change.flags)).collect()
+    };
+    let mut found = tried("", context);
+    let small = small_cache(context);
+    if found.is_empty() && !is_small(context) {
+        found = tried(&format!("{SMALL_CACHE} "), &small);
     }
-    found.truncate(3);
-    if now.memory_lacks > 0 {
-        found.truncate(2);
+    let files = usize::from(now.memory_lacks > 0);
+    found.truncate(3 - files);
+    if files > 0 {
         found.push("a file of fewer bits (ostro quantize --dry-run shows sizes)".to_owned());
     }
     found
 }
 
-/// The cache as it is, and of eight bits where it has more.
-fn caches(context: &Context) -> Vec<(&'static str, Context)> {
-    let small = Context { k: KvType::Q8_0, v: KvType::Q8_0, ..*context };
-    let mut caches = vec![("", *context)];
-    if (context.k, context.v) != (small.k, small.v) {
-        caches.push(("--cache-type-k q8_0 --cache-type-v q8_0", small));
-    }
-    caches
+const SMALL_CACHE: &str = "--cache-type-k q8_0 --cache-type-v q8_0";
+
+/// The same with a cache of eight bits.
+fn small_cache(context: &Context) -> Context {
+    Context { k: KvType::Q8_0, v: KvType::Q8_0, ..*context }
 }
 
-/// What could be changed beside the cache's type, which takes the least from the card first.
+fn is_small(context: &Context) -> bool {
+    (context.k, context.v) == (KvType::Q8_0, KvType::Q8_0)
+}
+
+/// What could be changed, what costs the least speed first.
 fn changes(
     context: &Context,
     request: &Request,
@@ -72,13 +70,25 @@ fn changes(
     let first = |mut requests: Box<dyn Iterator<Item = (String, Request)> + '_>| {
         requests.find(|(_, r)| fits(&plan(sizes, context.n_ctx, machine, r))).map(|(flags, r)| with(flags, r))
     };
-    let mut changes = vec![with(String::new(), request.clone())];
+    let mut changes = Vec::new();
     if sizes.layers.iter().any(|(_, ffn)| ffn.table > 0) && !request.cpu_moe && now.card_lacks > 0 {
         let more = (request.n_cpu_moe + 1..=n).map(|n_cpu_moe| {
             let flags = if n_cpu_moe == n { "--cpu-moe".to_owned() } else { format!("--n-cpu-moe {n_cpu_moe}") };
             (flags, Request { n_cpu_moe, ..request.clone() })
         });
         changes.extend(first(Box::new(more)));
+    }
+    if !is_small(context) {
+        let context = small_cache(context);
+        changes.push(Change { flags: SMALL_CACHE.to_owned(), context, request: request.clone() });
+    }
+    if let Some(longest) = now.largest_context.of_both().map(|n| n / 256 * 256).filter(|&n| n > 0 && n < context.n_ctx)
+    {
+        changes.push(Change {
+            flags: format!("--ctx-size {longest}"),
+            context: Context { n_ctx: longest, ..*context },
+            request: request.clone(),
+        });
     }
     let layers = match request.gpu_layers {
         GpuLayers::Auto => 0,
@@ -89,14 +99,6 @@ fn changes(
         (format!("--gpu-layers {count}"), Request { gpu_layers: GpuLayers::Count(count), ..request.clone() })
     });
     changes.extend(first(Box::new(fewer)));
-    if let Some(longest) = now.largest_context.of_both().map(|n| n / 256 * 256).filter(|&n| n > 0 && n < context.n_ctx)
-    {
-        changes.push(Change {
-            flags: format!("--ctx-size {longest}"),
-            context: Context { n_ctx: longest, ..*context },
-            request: request.clone(),
-        });
-    }
     if request.gpu_layers != GpuLayers::Auto {
         changes.push(with("--gpu-layers auto".to_owned(), Request { gpu_layers: GpuLayers::Auto, ..request.clone() }));
     }

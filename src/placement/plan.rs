@@ -127,7 +127,8 @@ pub fn plan(sizes: &Sizes, n_ctx: usize, machine: &Machine, request: &Request) -
 
     let longest = |total: u64, held: &Held| match held.kv / n_ctx.max(1) as u64 {
         0 => None,
-        position => Some((total.saturating_sub(held.bytes() - held.kv) / position) as usize),
+        // The slots go where a longer cache needs the room.
+        position => Some((total.saturating_sub(held.bytes() - held.kv - held.slots) / position) as usize),
     };
     let card = machine.vram.map(|vram| vram.saturating_sub(request.margin));
     let largest_context =
