@@ -389,12 +389,12 @@ proptest! {
 
     /// Bytes are neither lost nor counted twice, auto stays within the card, and a larger card is never slower.
     #[test]
-    fn numbers_add_up(vram in 0u64..96, more in 0u64..48, n_ctx in 1usize..65_536, shape in 0usize..5, q8 in any::<bool>()) {
+    fn numbers_add_up(quarters in 0u64..384, more in 0u64..192, n_ctx in 1usize..65_536, shape in 0usize..5, q8 in any::<bool>()) {
         let shape = [&MIXTRAL_8X22B, &LLAMA_405B, &QWEN_72B, &COMMAND_R_PLUS, &DEEPSEEK_V2][shape];
         let kv = if q8 { KvType::Q8_0 } else { KvType::F16 };
         let sizes = sizes(shape, n_ctx, kv);
-        let of = |vram: u64| plan(&sizes, n_ctx, &machine(Some(vram * GIB), 512 * GIB), &auto());
-        let (small, large) = (of(vram), of(vram + more));
+        let of = |quarters: u64| plan(&sizes, n_ctx, &machine(Some(quarters * GIB / 4), 512 * GIB), &auto());
+        let (small, large) = (of(quarters), of(quarters + more));
         let roles = |p: &Plan| p.cpu.roles.values().chain(p.gpu.roles.values()).sum::<u64>();
         for p in [&small, &large] {
             let copied = if sizes.tied_head && p.placement.head == Lane::Gpu { sizes.embedding } else { 0 };
@@ -404,13 +404,13 @@ proptest! {
             prop_assert_eq!(p.cpu.kv + p.gpu.kv, all);
         }
         if small.placement.uses(Lane::Gpu) {
-            prop_assert!(small.gpu.bytes() + small.margin <= vram * GIB, "{:?}", small.gpu);
+            prop_assert!(small.gpu.bytes() + small.margin <= quarters * GIB / 4, "{:?}", small.gpu);
         }
         // Where there is first room for the slots of streaming, they take it from experts, of one layer at most.
         let allowed = if large.gpu.slots > small.gpu.slots { 0.95 } else { 0.999 };
         prop_assert!(
             large.tokens_per_second >= allowed * small.tokens_per_second,
-            "{}: {} on {vram} GiB, {} on {}", shape.name, small.tokens_per_second, large.tokens_per_second, vram + more
+            "{}: {} on {quarters} quarters of a GiB, {} on {}", shape.name, small.tokens_per_second, large.tokens_per_second, quarters + more
         );
     }
 }
