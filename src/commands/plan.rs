@@ -287,8 +287,9 @@ fn bound(spec: &ModelSpec, machine: &Machine, assumed: &[&str], plan: &Plan) -> 
         rate("disk", "disk", machine.disk),
     ];
     let mut out = format!(
-        "\nat most {:.1} tokens a second at the full context, bound by {binds} ({})\n{} bytes cross the bus for a token\n",
+        "\nat most {:.1} tokens a second at the full context{}, bound by {binds} ({})\n{} bytes cross the bus for a token\n",
         plan.tokens_per_second,
+        if plan.card_lacks > 0 { " if all of this fitted" } else { "" },
         rates.join(", "),
         plan.crossing
     );

@@ -66,7 +66,7 @@ fn flags_that_are_wrong() {
     let folder = folder();
     let rows = [
         ("--vram much", "--vram"),
-        ("--vram -1GiB", "--vram"),
+        ("--vram=-1GiB", "--vram"),
         ("--ram 64XiB", "expected a size, as in 24GiB or 500MB"),
         ("--pcie 0", "expected a number of GB/s above 0"),
         ("--disk fast", "--disk"),
