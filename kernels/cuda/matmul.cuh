@@ -65,6 +65,19 @@ DEVICE int stage(const u8* from, int bytes, uint4* to, int lane) {
     return skip;
 }
 
+/// Sums what the lanes have of each row and column, and writes it.
+template <int ROWS, int N>
+DEVICE void write_sums(const Product& p, const float (&acc)[ROWS][N], int first_row, int c0, int columns) {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+        for (int c = 0; c < N; ++c) {
+            float sum = warp_sum(acc[r][c]);
+            bool mine = threadIdx.x % WARP == 0 && c < columns && first_row + r < p.rows;
+            if (mine) p.out[(u64)(c0 + c) * p.rows + first_row + r] = sum;
+        }
+}
+
 template <class F, int N>
 DEVICE void matvec(const Product& p) {
     const int PER_BLOCK = F::ELEMS / 32, CHUNK_BYTES = CHUNK / F::ELEMS * F::BYTES;
@@ -147,13 +160,7 @@ DEVICE void matvec(const Product& p) {
                 }
             }
         }
-#pragma unroll
-        for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-            for (int c = 0; c < N; ++c) {
-                float sum = warp_sum(acc[r][c]);
-                if (lane == 0 && c < columns && first_row + r < p.rows) p.out[(u64)(c0 + c) * p.rows + first_row + r] = sum;
-            }
+        write_sums<ROWS, N>(p, acc, first_row, c0, columns);
     }
 }
 
@@ -197,13 +204,7 @@ DEVICE void matvec_plain(const Product& p) {
                 }
             }
         }
-#pragma unroll
-        for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-            for (int c = 0; c < N; ++c) {
-                float sum = warp_sum(acc[r][c]);
-                if (lane == 0 && c < columns && first_row + r < p.rows) p.out[(u64)(c0 + c) * p.rows + first_row + r] = sum;
-            }
+        write_sums<ROWS, N>(p, acc, first_row, c0, columns);
     }
 }
 
@@ -298,6 +299,15 @@ DEVICE void fill_tiles(const Product& p, Tiles& t, const u8* w, int row0, Column
     }
 }
 
+/// Writes four rows times four columns, each 16 apart.
+DEVICE void write_spread(const Product& p, const float (&acc)[16], int row, int column, int end) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+        int r = row + 16 * (i % 4), c = column + 16 * (i / 4);
+        if (r < p.rows && c < end) p.out[(u64)c * p.rows + r] = acc[i];
+    }
+}
+
 template <class F>
 DEVICE void matmul(const Product& p) {
     __shared__ Tiles t;
@@ -373,11 +383,7 @@ DEVICE void matmul(const Product& p) {
             }
         }
     }
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-        int row = row0 + tx + 16 * (i % 4), column = mine.first + ty + 16 * (i / 4);
-        if (row < p.rows && column < mine.end) p.out[(u64)column * p.rows + row] = acc[i];
-    }
+    write_spread(p, acc, row0 + tx, mine.first + ty, mine.end);
 #endif
 }
 
@@ -505,11 +511,7 @@ DEVICE void matmul_plain(const Product& p) {
             for (int i = 0; i < 16; ++i) acc[i] = fmaf(a[i % 4], b[i / 4], acc[i]);
         }
     }
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-        int row = row0 + tx + 16 * (i % 4), column = mine.first + ty + 16 * (i / 4);
-        if (row < p.rows && column < mine.end) p.out[(u64)column * p.rows + row] = acc[i];
-    }
+    write_spread(p, acc, row0 + tx, mine.first + ty, mine.end);
 }
 
 /// The tiles of a plain type.

@@ -89,7 +89,8 @@ impl OffloadArgs {
     /// Whether the user has spoken of a card.
     #[cfg(feature = "cuda")]
     fn is_asked(&self) -> bool {
-        self.gpu_layers != GpuLayers::Auto || !self.override_tensor.is_empty() || self.cpu_moe || self.n_cpu_moe > 0
+        let experts = self.cpu_moe || self.n_cpu_moe > 0 || self.offload_min_batch.is_some();
+        self.gpu_layers != GpuLayers::Auto || !self.override_tensor.is_empty() || experts || self.no_kv_offload
     }
 
     /// An engine for `model`, with what a card can do on the card, if there is one.
@@ -134,11 +135,14 @@ impl OffloadArgs {
                 return Ok(None);
             }
         };
-        if let Some(wrong) = quick_check(&gpu, model).unwrap_or_else(|e| Some(e.to_string())) {
-            tell(format_args!(
-                "warning: {} gives wrong results ({wrong}): the CPU computes everything; `ostro cuda-selftest` shows more",
-                gpu.info().name
-            ));
+        let name = &gpu.info().name;
+        let wrong = match quick_check(&gpu, model) {
+            Ok(None) => None,
+            Ok(Some(wrong)) => Some(format!("{name} gives wrong results ({wrong})")),
+            Err(e) => Some(format!("{name} fails ({e})")),
+        };
+        if let Some(wrong) = wrong {
+            tell(format_args!("warning: {wrong}: the CPU computes everything; `ostro cuda-selftest` shows more"));
             return Ok(None);
         }
         let free = gpu.free_memory().with_context(|| gpu.info().name.clone())?;

@@ -73,7 +73,8 @@ impl Engine<'_> {
             half.attention_out(a, n)?;
             half.add_to_residual(Part::AttnPostNorm, n)?;
 
-            let ffn = devices.ffn(index, n);
+            // An exact batch is computed where its tokens alone would be.
+            let ffn = devices.ffn(index, if exact { 1 } else { n });
             devices.cross(lane, ffn, n * dim)?;
             lane = ffn;
             let observer_here = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);

@@ -127,7 +127,7 @@ impl Sizes {
     }
 }
 
-/// Bytes of a card's buffers for `n` tokens at once: the rows of `engine/gpu.rs`, and staging, code and alignment.
+/// Bytes of a card's buffers for `n` tokens at once: the rows of `engine/gpu/room.rs`, and staging, code and alignment.
 fn buffers(spec: &ModelSpec, n: usize) -> u64 {
     let (mut q, mut kv, mut att, mut hidden, mut spare, mut router) = (0, 0, 0, 0, n * spec.dim, 0);
     for layer in &spec.layers {

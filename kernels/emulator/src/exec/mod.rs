@@ -1,5 +1,6 @@
 //! A launch: blocks one after the other, or on several threads, each of warps of 32 lanes in step.
 
+mod access;
 mod alu;
 mod block;
 mod race;

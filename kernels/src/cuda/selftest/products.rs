@@ -121,7 +121,7 @@ fn experts(bench: &mut Bench<'_>, dtype: DType) -> Result<(), CudaError> {
     let shapes = bench.shapes(
         &[(4, 2, 8, 256, 3)],
         &[(8, 2, 34, block, 1), (8, 2, 10, 512, 5), (5, 1, 66, 256, 20), (4, 4, 7, 256, 70)],
-        &[(8, 2, 2048, 2048, 1), (8, 2, 2048, 2048, 256)],
+        &[(8, 2, 2048, 2048, 1), (8, 2, 2048, 2048, 64)],
     );
     for (n_experts, n_active, rows, k, n) in shapes {
         let bytes = synthetic::weights(dtype, rows * n_experts, k, &mut bench.random);
