@@ -17,15 +17,20 @@ enum Weight<'f> {
 }
 
 /// The parts of one layer, or those of the model itself.
-pub(super) struct Parts<'f>(Vec<Option<Weight<'f>>>);
+pub(super) struct Parts<'f> {
+    /// By the part's number.
+    weights: Vec<Option<Weight<'f>>>,
+    /// Those that there are.
+    present: Vec<Part>,
+}
 
 impl<'f> Parts<'f> {
     fn empty() -> Parts<'f> {
-        Parts((0..Part::COUNT).map(|_| None).collect())
+        Parts { weights: (0..Part::COUNT).map(|_| None).collect(), present: Vec::new() }
     }
 
     fn get(&self, part: Part) -> &Weight<'f> {
-        self.0[part as usize].as_ref().unwrap_or_else(|| panic!("{part:?} is not in the manifest"))
+        self.weights[part as usize].as_ref().unwrap_or_else(|| panic!("{part:?} is not in the manifest"))
     }
 
     /// A matrix that the manifest lists.
@@ -46,7 +51,7 @@ impl<'f> Parts<'f> {
 
     /// The parts that there are.
     pub fn present(&self) -> impl Iterator<Item = Part> + '_ {
-        Part::ALL.iter().copied().filter(|&part| self.0[part as usize].is_some())
+        self.present.iter().copied()
     }
 
     /// A matrix, or those of all experts; none where the part is a vector.
@@ -140,7 +145,8 @@ impl<'f> Model<'f> {
                 None => &mut globals,
                 Some(layer) => &mut layers[layer],
             };
-            parts.0[binding.slot.part as usize] = Some(weight);
+            parts.present.push(binding.slot.part);
+            parts.weights[binding.slot.part as usize] = Some(weight);
         }
         let ropes = spec
             .ropes

@@ -40,37 +40,8 @@ pub enum Part {
 }
 
 impl Part {
-    /// All of them, in the order of their numbers.
-    pub const ALL: &[Part] = &[
-        Part::Embed,
-        Part::OutNorm,
-        Part::Head,
-        Part::RopeFactors,
-        Part::AttnNorm,
-        Part::Q,
-        Part::K,
-        Part::V,
-        Part::QBias,
-        Part::KBias,
-        Part::VBias,
-        Part::QNorm,
-        Part::KNorm,
-        Part::AttnOut,
-        Part::AttnOutBias,
-        Part::AttnPostNorm,
-        Part::FfnNorm,
-        Part::Gate,
-        Part::Up,
-        Part::Down,
-        Part::FfnPostNorm,
-        Part::Router,
-        Part::GateExps,
-        Part::UpExps,
-        Part::DownExps,
-    ];
-
     /// How many parts there are.
-    pub const COUNT: usize = Part::ALL.len();
+    pub const COUNT: usize = Part::DownExps as usize + 1;
 
     /// Whether it belongs to the half of a layer that mixes positions, and not to the feed-forward half.
     pub fn is_mixer(self) -> bool {
