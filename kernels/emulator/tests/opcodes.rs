@@ -186,6 +186,9 @@ fn floating_numbers() {
                 u32::from(f(a) < f(b) || f(a).is_nan() || f(b).is_nan())
             }),
             ("setp.ge.f32 %p1, %f2, %f3;\nselp.b32 %r4, 1, 0, %p1;", |a, b| u32::from(f(a) >= f(b))),
+            ("setp.gt.ftz.f32 %p1, %f2, 0f00000000;\nselp.b32 %r4, 1, 0, %p1;", |a, _| {
+                u32::from(!f(a).is_subnormal() && f(a) > 0.0)
+            }),
             ("add.ftz.f32 %f4, %f2, 0f00000000;\nmov.b32 %r4, %f4;", |a, _| {
                 if f(a).is_subnormal() { 0 } else { (f(a) + 0.0).to_bits() }
             }),
@@ -264,9 +267,18 @@ fn tensor_cores() {
 
 #[test]
 fn what_is_not_emulated_is_refused_at_load() {
-    for snippet in
-        ["vote.sync.all.pred %p1, %p2, -1;", "ld.u32 %r4, [%rd1];", "add.sat.s32 %r4, %r2, %r3;", "foo.b32 %r4;"]
-    {
+    for snippet in [
+        "vote.sync.all.pred %p1, %p2, -1;",
+        "ld.u32 %r4, [%rd1];",
+        "add.sat.s32 %r4, %r2, %r3;",
+        "foo.b32 %r4;",
+        // Forms of known instructions that mean something else.
+        "add.rm.f32 %f4, %f2, %f3;",
+        "mad.hi.s32 %r4, %r2, %r3, %r1;",
+        "fma.rm.ftz.f32 %f4, %f2, %f3, %f2;",
+        "add.f16x2 %r4, %r2, %r3;",
+        "min.NaN.f32 %f4, %f2, %f3;",
+    ] {
         assert_eq!(Card::new(strict(), &[0]).run(&kernel(snippet), 1, 1), Err(218), "{snippet}");
     }
 }

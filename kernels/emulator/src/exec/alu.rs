@@ -224,6 +224,7 @@ fn convert(i: &Instruction, x: u64, rounding: Option<Round>, saturate: bool, who
     let value = if saturate { if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) } } else { value };
     match to {
         _ if !nearest => None,
+        Type::F32 if i.ftz => Some(bits(flushed(value as f32))),
         Type::F32 => Some(bits(value as f32)),
         Type::F64 => Some(value.to_bits()),
         Type::F16 => Some(u64::from(f32_to_half(value as f32))),
@@ -341,6 +342,7 @@ pub(super) fn result<'r>(i: &Instruction, arg: impl Fn(usize) -> &'r Lanes) -> O
             u64::from(compare(
                 op,
                 match ty {
+                    Type::F32 if i.ftz => flushed(f32_of(a)).partial_cmp(&flushed(f32_of(b))),
                     Type::F32 => f32_of(a).partial_cmp(&f32_of(b)),
                     Type::F64 => f64::from_bits(a).partial_cmp(&f64::from_bits(b)),
                     _ if ty.signed() => Some(extended(a, ty).cmp(&extended(b, ty))),

@@ -31,7 +31,7 @@ fn type_of(name: &str) -> Option<Type> {
         "pred" => Pred,
         "b8" | "u8" => U8,
         "b16" | "u16" => U16,
-        "b32" | "u32" | "f16x2" => U32,
+        "b32" | "u32" => U32,
         "b64" | "u64" => U64,
         "s8" => S8,
         "s16" => S16,
@@ -200,8 +200,8 @@ impl Decoder {
             "mul" if has("hi") => simple(Op::MulHigh),
             "mul" => simple(Op::MulLow),
             "mad" if has("wide") => simple(Op::MadWide),
-            "mad" => simple(Op::Mad),
-            "fma" if has("rm") => simple(Op::Fma(Round::Down)),
+            "mad" if !has("hi") => simple(Op::Mad),
+            "fma" if has("rm") && !has("ftz") => simple(Op::Fma(Round::Down)),
             "fma" => simple(Op::Fma(Round::Nearest)),
             "div" => simple(Op::Div),
             "rem" => simple(Op::Rem),
@@ -237,6 +237,9 @@ impl Decoder {
                 "rn", "lo", "hi", "wide", "ftz", "approx", "rm", "full", "to", "global", "shared", "l", "r", "wrap",
                 "clamp",
             ])?;
+            if has("rm") && op != Op::Fma(Round::Down) {
+                return Err(".rm is not emulated here".to_owned());
+            }
             i.op = op;
             i.to = self.list(ops.first().ok_or("no result")?, ty)?;
             for text in &ops[1..=args] {
