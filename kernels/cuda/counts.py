@@ -13,15 +13,11 @@ import subprocess
 import sys
 import tempfile
 
-ROWS, K = 512, 6144
+ROWS, K = 768, 6144
 TYPES = """F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4 NVFP4 Q1_0 Q2_0 TQ1_0 TQ2_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_XS
     IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ1_S IQ1_M""".split()
 # What an RTX 4090 reads.
 BANDWIDTH = 1008e9
-# Below three bits a weight the activations, read once for 32 rows, and the ends of chunks are more than a tenth; formats with
-# grids look these up too, which a card's cache serves. Neither is held to the limit.
-FEWEST_BITS = 3
-GRIDS = {"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M"}
 
 
 def main():
@@ -41,8 +37,7 @@ def main():
         conflicts = counts["conflicts"] / max(counts["shared"], 1)
         bound = BANDWIDTH / (weights / (ROWS * K) * ratio) / 1e9
         print(f"| {name} | {8 * weights / (ROWS * K):.2f} | {ratio:.3f} | {conflicts:.2f} | {bound:,.0f} |")
-        if name not in GRIDS and 8 * weights / (ROWS * K) >= FEWEST_BITS:
-            worst = max(worst, ratio)
+        worst = max(worst, ratio)
     if worst > 1.15:
         raise SystemExit(f"{worst:.3f} times the weights' bytes are read, at most 1.15")
 

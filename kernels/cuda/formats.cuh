@@ -15,13 +15,11 @@ struct Sub {
     float m[2];
 };
 
-/// Where the grids of the IQ formats start in the table that the host uploads: kernels/src/cuda/grids.rs.
-#define GRID_IQ1 0
-#define GRID_IQ2_XXS (GRID_IQ1 + 2048 * 8)
-#define GRID_IQ2_XS (GRID_IQ2_XXS + 256 * 8)
-#define GRID_IQ2_S (GRID_IQ2_XS + 512 * 8)
-#define GRID_IQ3_XXS (GRID_IQ2_S + 1024 * 8)
-#define GRID_IQ3_S (GRID_IQ3_XXS + 256 * 4)
+/// Bytes of the grid that a format looks its weights up in, whole pieces of 16; the host uploads it (kernels/src/cuda/matrix.rs).
+template <class F>
+struct Grid {
+    enum { BYTES = 0 };
+};
 
 DEVICE void both(float (&pair)[2], float value) { pair[0] = pair[1] = value; }
 
@@ -315,8 +313,8 @@ DEVICE int with_signs(u32 magnitudes, u32 bits) {
 /// Eight magnitudes of a grid under the signs of one byte.
 DEVICE void signed_eight(const i8* point, u32 signs, int* q) {
     const u32* words = reinterpret_cast<const u32*>(point);
-    q[0] = with_signs(LOAD_CONST(words), signs);
-    q[1] = with_signs(LOAD_CONST(words + 1), signs >> 4);
+    q[0] = with_signs(words[0], signs);
+    q[1] = with_signs(words[1], signs >> 4);
 }
 
 /// The signs of eight from seven bits: the eighth makes their number even.
@@ -327,22 +325,22 @@ DEVICE u32 even_signs(u32 seven) {
 
 struct IQ2_XXS {
     enum { ELEMS = 256, BYTES = 66, ALIGN = 2, SPLIT = 0, MINIMUM = 0 };
-    static DEVICE void unpack(const u8* b, int sub, const i8* grids, Sub& s) {
+    static DEVICE void unpack(const u8* b, int sub, const i8* grid, Sub& s) {
         const u8* qs = b + 2 + 8 * sub;
         u32 word = word_at<ALIGN>(qs + 4);
 #pragma unroll
-        for (int l = 0; l < 4; ++l) signed_eight(grids + GRID_IQ2_XXS + qs[l] * 8, even_signs(word >> 7 * l), s.q + 2 * l);
+        for (int l = 0; l < 4; ++l) signed_eight(grid + qs[l] * 8, even_signs(word >> 7 * l), s.q + 2 * l);
         both(s.d, half_bits(half_word_at<ALIGN>(b)) * (0.5f + (float)(word >> 28)) * 0.25f);
     }
 };
 
 struct IQ2_XS {
     enum { ELEMS = 256, BYTES = 74, ALIGN = 2, SPLIT = 1, MINIMUM = 0 };
-    static DEVICE void unpack(const u8* b, int sub, const i8* grids, Sub& s) {
+    static DEVICE void unpack(const u8* b, int sub, const i8* grid, Sub& s) {
 #pragma unroll
         for (int l = 0; l < 4; ++l) {
             u32 q = half_word_at<ALIGN>(b + 2 + 8 * sub + 2 * l);
-            signed_eight(grids + GRID_IQ2_XS + (q & 511) * 8, even_signs(q >> 9), s.q + 2 * l);
+            signed_eight(grid + (q & 511) * 8, even_signs(q >> 9), s.q + 2 * l);
         }
         float d = half_bits(half_word_at<ALIGN>(b));
         u32 scales = b[66 + sub];
@@ -353,11 +351,11 @@ struct IQ2_XS {
 
 struct IQ2_S {
     enum { ELEMS = 256, BYTES = 82, ALIGN = 2, SPLIT = 1, MINIMUM = 0 };
-    static DEVICE void unpack(const u8* b, int sub, const i8* grids, Sub& s) {
+    static DEVICE void unpack(const u8* b, int sub, const i8* grid, Sub& s) {
 #pragma unroll
         for (int l = 0; l < 4; ++l) {
             u32 index = b[2 + 4 * sub + l] | (u32)(b[66 + sub] >> 2 * l & 3) << 8;
-            signed_eight(grids + GRID_IQ2_S + index * 8, b[34 + 4 * sub + l], s.q + 2 * l);
+            signed_eight(grid + index * 8, b[34 + 4 * sub + l], s.q + 2 * l);
         }
         float d = half_bits(half_word_at<ALIGN>(b));
         u32 scales = b[74 + sub];
@@ -367,17 +365,17 @@ struct IQ2_S {
 };
 
 /// Four magnitudes of a grid.
-DEVICE u32 four_of(const i8* grid, u32 index) { return LOAD_CONST(reinterpret_cast<const u32*>(grid) + index); }
+DEVICE u32 four_of(const i8* grid, u32 index) { return reinterpret_cast<const u32*>(grid)[index]; }
 
 struct IQ3_XXS {
     enum { ELEMS = 256, BYTES = 98, ALIGN = 2, SPLIT = 0, MINIMUM = 0 };
-    static DEVICE void unpack(const u8* b, int sub, const i8* grids, Sub& s) {
+    static DEVICE void unpack(const u8* b, int sub, const i8* grid, Sub& s) {
         u32 word = word_at<ALIGN>(b + 66 + 4 * sub);
 #pragma unroll
         for (int l = 0; l < 4; ++l) {
             u32 signs = even_signs(word >> 7 * l);
-            s.q[2 * l] = with_signs(four_of(grids + GRID_IQ3_XXS, b[2 + 8 * sub + 2 * l]), signs);
-            s.q[2 * l + 1] = with_signs(four_of(grids + GRID_IQ3_XXS, b[3 + 8 * sub + 2 * l]), signs >> 4);
+            s.q[2 * l] = with_signs(four_of(grid, b[2 + 8 * sub + 2 * l]), signs);
+            s.q[2 * l + 1] = with_signs(four_of(grid, b[3 + 8 * sub + 2 * l]), signs >> 4);
         }
         both(s.d, half_bits(half_word_at<ALIGN>(b)) * (0.5f + (float)(word >> 28)) * 0.5f);
     }
@@ -385,37 +383,33 @@ struct IQ3_XXS {
 
 struct IQ3_S {
     enum { ELEMS = 256, BYTES = 110, ALIGN = 2, SPLIT = 0, MINIMUM = 0 };
-    static DEVICE void unpack(const u8* b, int sub, const i8* grids, Sub& s) {
+    static DEVICE void unpack(const u8* b, int sub, const i8* grid, Sub& s) {
         u32 high = b[66 + sub];
 #pragma unroll
         for (int w = 0; w < 8; ++w) {
             u32 index = b[2 + 8 * sub + w] | (high >> w & 1) << 8, signs = b[74 + 4 * sub + w / 2] >> w % 2 * 4;
-            s.q[w] = with_signs(four_of(grids + GRID_IQ3_S, index), signs);
+            s.q[w] = with_signs(four_of(grid, index), signs);
         }
         u32 scale = b[106 + sub / 2] >> sub % 2 * 4 & 15;
         both(s.d, half_bits(half_word_at<ALIGN>(b)) * (float)(1 + 2 * scale));
     }
 };
 
-/// Eight times (trit + an eighth), or (trit - an eighth): whole numbers.
-DEVICE void shifted_eight(const i8* point, int delta, int* q) {
-#pragma unroll
-    for (int w = 0; w < 2; ++w) {
-        u32 trits = LOAD_CONST(reinterpret_cast<const u32*>(point) + w), four = 0;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) four |= (u32)(((int)(i8)(trits >> 8 * i) * 8 + delta) & 0xff) << 8 * i;
-        q[w] = (int)four;
-    }
+/// Eight times (trit + an eighth), or (trit - an eighth): whole numbers. A point is eight fields of two bits, a trit and one.
+DEVICE void shifted_eight(const i8* grid, u32 index, int delta, int* q) {
+    u32 point = reinterpret_cast<const u16*>(grid)[index];
+    q[0] = minus_bytes(pairs_to_bytes(point) << 3, 8 - delta);
+    q[1] = minus_bytes(pairs_to_bytes(point >> 8) << 3, 8 - delta);
 }
 
 struct IQ1_S {
     enum { ELEMS = 256, BYTES = 50, ALIGN = 2, SPLIT = 0, MINIMUM = 0 };
-    static DEVICE void unpack(const u8* b, int sub, const i8* grids, Sub& s) {
+    static DEVICE void unpack(const u8* b, int sub, const i8* grid, Sub& s) {
         u32 high = half_word_at<ALIGN>(b + 34 + 2 * sub);
 #pragma unroll
         for (int l = 0; l < 4; ++l) {
             u32 index = b[2 + 4 * sub + l] | (high >> 3 * l & 7) << 8;
-            shifted_eight(grids + GRID_IQ1 + index * 8, high >> 15 ? -1 : 1, s.q + 2 * l);
+            shifted_eight(grid, index, high >> 15 ? -1 : 1, s.q + 2 * l);
         }
         both(s.d, half_bits(half_word_at<ALIGN>(b)) * (float)(1 + 2 * (high >> 12 & 7)) * 0.125f);
     }
@@ -423,7 +417,7 @@ struct IQ1_S {
 
 struct IQ1_M {
     enum { ELEMS = 256, BYTES = 56, ALIGN = 4, SPLIT = 1, MINIMUM = 0 };
-    static DEVICE void unpack(const u8* b, int sub, const i8* grids, Sub& s) {
+    static DEVICE void unpack(const u8* b, int sub, const i8* grid, Sub& s) {
         const u8* scales = b + 48;
         float d = half_bits((u16)(scales[1] >> 4 | scales[3] >> 4 << 4 | scales[5] >> 4 << 8 | scales[7] >> 4 << 12));
 #pragma unroll
@@ -432,13 +426,21 @@ struct IQ1_M {
 #pragma unroll
             for (int l = 0; l < 2; ++l) {
                 u32 high = b[32 + sixteen] >> 4 * l, index = b[2 * sixteen + l] | (high & 7) << 8;
-                shifted_eight(grids + GRID_IQ1 + index * 8, high & 8 ? -1 : 1, s.q + 4 * h + 2 * l);
+                shifted_eight(grid, index, high & 8 ? -1 : 1, s.q + 4 * h + 2 * l);
             }
             u32 word = half_word_at<ALIGN>(scales + sixteen / 4 * 2);
             s.d[h] = d * (float)(1 + 2 * (word >> sixteen % 4 * 3 & 7)) * 0.125f;
         }
     }
 };
+
+template <> struct Grid<IQ2_XXS> { enum { BYTES = 256 * 8 }; };
+template <> struct Grid<IQ2_XS> { enum { BYTES = 512 * 8 }; };
+template <> struct Grid<IQ2_S> { enum { BYTES = 1024 * 8 }; };
+template <> struct Grid<IQ3_XXS> { enum { BYTES = 256 * 4 }; };
+template <> struct Grid<IQ3_S> { enum { BYTES = 512 * 4 }; };
+template <> struct Grid<IQ1_S> { enum { BYTES = 2048 * 2 }; };
+template <> struct Grid<IQ1_M> { enum { BYTES = 2048 * 2 }; };
 
 // Weights that are plain floats.
 

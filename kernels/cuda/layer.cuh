@@ -194,7 +194,7 @@ struct EmbedArgs {
     const u8* w;        // [n_vocab, dim]
     const int* tokens;  // [n]
     float* out;         // [n, dim]
-    const i8* grids;
+    const i8* grid;
     int n;
     int dim;
     float scale;
@@ -211,7 +211,7 @@ DEVICE void embed(const EmbedArgs& a) {
     u64 block = (u64)a.tokens[token] * (a.dim / F::ELEMS) + sub / (F::ELEMS / 32);
     Sub s;
     both(s.m, 0.0f);
-    F::unpack(a.w + block * F::BYTES, sub % (F::ELEMS / 32), a.grids, s);
+    F::unpack(a.w + block * F::BYTES, sub % (F::ELEMS / 32), a.grid, s);
     float* out = a.out + (u64)token * a.dim + 32 * sub;
 #pragma unroll
     for (int j = 0; j < 32; ++j) {

@@ -22,7 +22,7 @@ struct Product {
     float* out;          // [columns, rows]
     const int* offsets;  // [groups + 1], or null: all columns
     const int* pick;     // [columns], or null: column c reads activation c
-    const i8* grids;
+    const i8* grid;
     u64 matrix_bytes;  // from one group's matrix to the next
     int rows;
     int k;
@@ -45,48 +45,89 @@ DEVICE int activation_of(const Product& p, int column) { return p.pick ? p.pick[
 
 // ---- few columns: streamed ----
 //
-// A warp takes four rows, or two for several columns. For each 1,024 weights of a row it copies their bytes, whatever their alignment, to shared
-// memory in whole 16-byte pieces, so that every byte of the weights crosses the bus of the card once; then each lane unpacks 32
-// weights. The activations of these 1,024 are copied once for the whole block of threads.
+// A warp takes some rows. For each chunk of a row it copies the bytes, whatever their alignment, to shared memory in whole
+// 16-byte pieces, so that every byte of the weights crosses the bus of the card once; then each lane unpacks 32 weights at a
+// time. The activations of a chunk are copied once for the whole block of threads, and so is a format's grid.
+//
+// With few bits a weight and one column, chunks are longer and rows more: what the ends of chunks, the activations and the
+// grid add stays small beside the weights. 4,096 weights are whole sectors in all formats.
 
-#define CHUNK 1024
 #define MATVEC_WARPS 8
-#define ROWS_OF_WARP(columns) ((columns) == 1 ? 4 : 2)
+#define CHUNK 1024
+
+/// Weights of a chunk, and rows of a warp: with one column as many as have 21 bits a weight together, four to twelve. So says
+/// `rows_of_warp` in kernels/src/cuda/product.rs too.
+template <class F, int N>
+struct Stream {
+    enum {
+        WEIGHTS = N == 1 && 2 * 8 * F::BYTES < 7 * F::ELEMS ? 4 * CHUNK : CHUNK,
+        FIT = 21 * F::ELEMS / (8 * F::BYTES),
+        ROWS = N > 1 ? 2 : FIT < 4 ? 4 : FIT > 12 ? 12 : FIT,
+    };
+};
 /// Words of a lane's 32 activations, and one so that lanes fall on different banks.
 #define LANE_WORDS 9
 
-/// Copies the bytes of a chunk, from a multiple of 16 on, and gives where the chunk starts in the copy.
-template <int BYTES>
+/// Copies the bytes of a chunk, from the start of a sector on, and gives where the chunk starts in the copy.
 DEVICE int stage(const u8* from, int bytes, uint4* to, int lane) {
-    int skip = (int)((u64)from & 15);
+    int skip = (int)((u64)from & 31);
     const uint4* pieces = reinterpret_cast<const uint4*>(from - skip);
     int count = (skip + bytes + 15) / 16;
     for (int i = lane; i < count; i += WARP) to[i] = LOAD_CONST(pieces + i);
     return skip;
 }
 
-/// Sums what the lanes have of each row and column, and writes it.
+/// Sums what the lanes have of each row and column, and writes it, a row a lane.
 template <int ROWS, int N>
 DEVICE void write_sums(const Product& p, const float (&acc)[ROWS][N], int first_row, int c0, int columns) {
+    int lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r)
+    for (int c = 0; c < N; ++c) {
+        float mine = 0.0f;
 #pragma unroll
-        for (int c = 0; c < N; ++c) {
+        for (int r = 0; r < ROWS; ++r) {
             float sum = warp_sum(acc[r][c]);
-            bool mine = threadIdx.x % WARP == 0 && c < columns && first_row + r < p.rows;
-            if (mine) p.out[(u64)(c0 + c) * p.rows + first_row + r] = sum;
+            if (lane == r) mine = sum;
         }
+        if (lane < ROWS && c < columns && first_row + lane < p.rows) p.out[(u64)(c0 + c) * p.rows + first_row + lane] = mine;
+    }
+}
+
+/// Adds the product of 32 weights and 32 activations.
+template <class F>
+DEVICE void add_product(float& acc, const Sub& s, const int* x, float d, float scaled_sum) {
+    int low = 0, high = 0, low_sum = 0, high_sum = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        low = dp4a(s.q[i], x[i], low);
+        high = dp4a(s.q[i + 4], x[i + 4], high);
+        if (F::MINIMUM && F::SPLIT) {
+            low_sum = dp4a(0x01010101, x[i], low_sum);
+            high_sum = dp4a(0x01010101, x[i + 4], high_sum);
+        }
+    }
+    if (F::SPLIT) {
+        float sum = s.d[0] * (float)low + s.d[1] * (float)high;
+        if (F::MINIMUM) sum -= s.m[0] * (float)low_sum + s.m[1] * (float)high_sum;
+        acc += d * sum;
+    } else {
+        acc += d * (s.d[0] * (float)(low + high));
+        if (F::MINIMUM) acc -= s.m[0] * scaled_sum;
+    }
 }
 
 template <class F, int N>
 DEVICE void matvec(const Product& p) {
-    const int PER_BLOCK = F::ELEMS / 32, CHUNK_BYTES = CHUNK / F::ELEMS * F::BYTES;
-    __shared__ uint4 staged[MATVEC_WARPS][CHUNK_BYTES / 16 + 2];
-    __shared__ int xq[N][WARP * LANE_WORDS];
-    __shared__ float xd[N][WARP], xs[N][WARP];
+    const int PER_BLOCK = F::ELEMS / 32, ROWS = Stream<F, N>::ROWS, SUBS = Stream<F, N>::WEIGHTS / 32;
+    const int CHUNK_BYTES = Stream<F, N>::WEIGHTS / F::ELEMS * F::BYTES;
+    __shared__ uint4 staged[MATVEC_WARPS][CHUNK_BYTES / 16 + 3];
+    __shared__ int xq[N][SUBS * LANE_WORDS];
+    __shared__ float xd[N][SUBS], xs[N][SUBS];
+    __shared__ uint4 grid[Grid<F>::BYTES / 16 + 1];
 
+    for (int i = threadIdx.x; i < Grid<F>::BYTES / 16; i += blockDim.x)
+        grid[i] = LOAD_CONST(reinterpret_cast<const uint4*>(p.grid) + i);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const int ROWS = ROWS_OF_WARP(N);
     int first_row = (blockIdx.x * MATVEC_WARPS + warp) * ROWS;
     int blocks32 = p.k / 32;
     u64 row_bytes = (u64)(p.k / F::ELEMS) * F::BYTES;
@@ -101,19 +142,19 @@ DEVICE void matvec(const Product& p) {
 #pragma unroll
             for (int c = 0; c < N; ++c) acc[r][c] = 0.0f;
 
-        for (int b0 = 0; b0 < blocks32; b0 += CHUNK / 32) {
-            int here = min(CHUNK / 32, blocks32 - b0);
+        for (int b0 = 0; b0 < blocks32; b0 += SUBS) {
+            int here = min(SUBS, blocks32 - b0);
             __syncthreads();
 #pragma unroll
             for (int c = 0; c < N; ++c) {
                 if (c < columns) {
                     u64 at = (u64)activation_of(p, c0 + c) * p.k + 32 * b0;
                     const int* q = reinterpret_cast<const int*>(p.acts.q + at);
-                    int word = threadIdx.x;
-                    if (word < 8 * here) xq[c][word / 8 * LANE_WORDS + word % 8] = LOAD_CONST(q + word);
-                    if (word < here) {
-                        xd[c][word] = LOAD_CONST(p.acts.d + at / 32 + word);
-                        if (F::MINIMUM && !F::SPLIT) xs[c][word] = LOAD_CONST(p.acts.s + at / 32 + word);
+                    for (int word = threadIdx.x; word < 8 * here; word += blockDim.x)
+                        xq[c][word / 8 * LANE_WORDS + word % 8] = LOAD_CONST(q + word);
+                    if (threadIdx.x < here) {
+                        xd[c][threadIdx.x] = LOAD_CONST(p.acts.d + at / 32 + threadIdx.x);
+                        if (F::MINIMUM && !F::SPLIT) xs[c][threadIdx.x] = LOAD_CONST(p.acts.s + at / 32 + threadIdx.x);
                     }
                 }
             }
@@ -124,36 +165,16 @@ DEVICE void matvec(const Product& p) {
                 int row = first_row + r;
                 if (row < p.rows) {
                     const u8* from = w + row_bytes * row + (u64)(b0 / PER_BLOCK) * F::BYTES;
-                    int skip = stage<CHUNK_BYTES>(from, bytes, staged[warp], lane);
+                    int skip = stage(from, bytes, staged[warp], lane);
                     __syncwarp();
-                    if (lane < here) {
-                        const u8* mine = reinterpret_cast<const u8*>(staged[warp]) + skip + lane / PER_BLOCK * F::BYTES;
+                    const u8* chunk = reinterpret_cast<const u8*>(staged[warp]) + skip;
+#pragma unroll 1
+                    for (int i = lane; i < here; i += WARP) {
                         Sub s;
-                        F::unpack(mine, lane % PER_BLOCK, p.grids, s);
+                        F::unpack(chunk + i / PER_BLOCK * F::BYTES, i % PER_BLOCK, reinterpret_cast<const i8*>(grid), s);
 #pragma unroll
                         for (int c = 0; c < N; ++c) {
-                            if (c < columns) {
-                                const int* x = xq[c] + lane * LANE_WORDS;
-                                int low = 0, high = 0, low_sum = 0, high_sum = 0;
-#pragma unroll
-                                for (int i = 0; i < 4; ++i) {
-                                    low = dp4a(s.q[i], x[i], low);
-                                    high = dp4a(s.q[i + 4], x[i + 4], high);
-                                    if (F::MINIMUM && F::SPLIT) {
-                                        low_sum = dp4a(0x01010101, x[i], low_sum);
-                                        high_sum = dp4a(0x01010101, x[i + 4], high_sum);
-                                    }
-                                }
-                                float d = xd[c][lane];
-                                if (F::SPLIT) {
-                                    float sum = s.d[0] * (float)low + s.d[1] * (float)high;
-                                    if (F::MINIMUM) sum -= s.m[0] * (float)low_sum + s.m[1] * (float)high_sum;
-                                    acc[r][c] += d * sum;
-                                } else {
-                                    acc[r][c] += d * (s.d[0] * (float)(low + high));
-                                    if (F::MINIMUM) acc[r][c] -= s.m[0] * xs[c][lane];
-                                }
-                            }
+                            if (c < columns) add_product<F>(acc[r][c], s, xq[c] + i * LANE_WORDS, xd[c][i], xs[c][i]);
                         }
                     }
                     __syncwarp();
@@ -166,11 +187,11 @@ DEVICE void matvec(const Product& p) {
 
 // ---- plain floats ----
 
-/// A warp takes some rows, a lane every 32nd element.
+/// A warp takes some rows (as above), a lane every 32nd element.
 template <class F, int N>
 DEVICE void matvec_plain(const Product& p) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const int ROWS = ROWS_OF_WARP(N);
+    const int ROWS = N == 1 ? 4 : 2;
     int first_row = (blockIdx.x * MATVEC_WARPS + warp) * ROWS;
     const typename F::T* w =
         reinterpret_cast<const typename F::T*>(p.w + p.matrix_bytes * blockIdx.z) + (u64)first_row * p.k;
@@ -264,7 +285,7 @@ DEVICE void fill_tiles(const Product& p, Tiles& t, const u8* w, int row0, Column
     both(s.m, 0.0f);
     if (inside && row0 + line < p.rows) {
         u64 block = (u64)(row0 + line) * (p.k / F::ELEMS) + block32 / PER_BLOCK;
-        F::unpack(w + block * F::BYTES, block32 % PER_BLOCK, p.grids, s);
+        F::unpack(w + block * F::BYTES, block32 % PER_BLOCK, p.grid, s);
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) t.w[line][sub * 8 + i] = s.q[i];

@@ -45,31 +45,32 @@ enum { ELEMS = 32 };
 #endif
 
 /// One of a group's matrices as floats, by the format's own unpacking, block after block.
-static vector<double> decoded(const u8* w, int rows, int k, const i8* grids) {
+static vector<double> decoded(const u8* w, int rows, int k, const i8* grid) {
     vector<double> out((size_t)rows * k);
 #ifdef BLOCKS
     for (size_t i = 0; i < out.size() / 32; ++i) {
         size_t row = i / (k / 32), sub = i % (k / 32), per = BLOCKS::ELEMS / 32;
         Sub s;
         both(s.m, 0.0f);
-        BLOCKS::unpack(w + (row * (k / BLOCKS::ELEMS) + sub / per) * BLOCKS::BYTES, (int)(sub % per), grids, s);
+        BLOCKS::unpack(w + (row * (k / BLOCKS::ELEMS) + sub / per) * BLOCKS::BYTES, (int)(sub % per), grid, s);
         for (int j = 0; j < 32; ++j) out[32 * i + j] = (double)s.d[j / 16] * (i8)((u32)s.q[j / 4] >> j % 4 * 8) - s.m[j / 16];
     }
 #else
-    (void)grids;
+    (void)grid;
     for (size_t i = 0; i < out.size(); ++i) out[i] = PLAIN::value(reinterpret_cast<const PLAIN::T*>(w)[i]);
 #endif
     return out;
 }
 
-static void products(const vector<i8>& grids, int rows, int k, int n, int groups) {
+static void products(const vector<i8>& grid, int rows, int k, int n, int groups) {
 #ifdef BLOCKS
     size_t matrix = (size_t)rows * (k / BLOCKS::ELEMS) * BLOCKS::BYTES;
 #else
     size_t matrix = (size_t)rows * k * sizeof(PLAIN::T);
 #endif
-    // Rows are read in whole pieces of 16 bytes, so 32 more are reserved, as on a card.
-    vector<uint4> room((matrix * groups + 32 + 15) / 16);
+    // Rows are read from the start of a sector on in whole pieces of 16 bytes, so 32 more are reserved, as on a card.
+    struct alignas(32) Sector { uint4 halves[2]; };
+    vector<Sector> room((matrix * groups + 32 + 31) / 32);
     u8* w = reinterpret_cast<u8*>(room.data());
     for (size_t i = 0; i < matrix * groups; ++i) w[i] = (u8)(random_bits() & 0x3f);  // no scale that is not a number
     vector<float> x = floats((size_t)n * k);
@@ -95,7 +96,7 @@ static void products(const vector<i8>& grids, int rows, int k, int n, int groups
     for (int c = 0; c < n; ++c) pick[c] = n - 1 - c;
     vector<double> want;
     for (int g = 0; g < groups; ++g) {
-        vector<double> all = decoded(w + matrix * g, rows, k, grids.data());
+        vector<double> all = decoded(w + matrix * g, rows, k, grid.data());
         for (int c = groups == 1 ? 0 : offsets[g]; c < (groups == 1 ? n : offsets[g + 1]); ++c) {
             const float* column = &x[(size_t)(groups == 1 ? c : pick[c]) * k];
             for (int r = 0; r < rows; ++r) {
@@ -107,14 +108,19 @@ static void products(const vector<i8>& grids, int rows, int k, int n, int groups
     }
     vector<float> out((size_t)n * rows, NAN);
     Product p = {w, {q, d.data(), s.data()}, x.data(), out.data(), groups > 1 ? offsets.data() : nullptr,
-                 groups > 1 ? pick.data() : nullptr, grids.data(), matrix, rows, k, n, groups};
+                 groups > 1 ? pick.data() : nullptr, grid.data(), matrix, rows, k, n, groups};
     unsigned z = (unsigned)groups;
     // Sums of some formats are rounded to 11 bits, as on the card.
     const double limit = 1e-3;
     RUN(matvec_8, (uint3{over(rows, 16), 1, z}), 256, 0, p);
     check("matvec_8", out, want, limit);
     out.assign(out.size(), NAN);
-    RUN(matvec_1, (uint3{over(rows, 32), 1, z}), 256, 0, p);
+#ifdef BLOCKS
+    unsigned per_block = MATVEC_WARPS * Stream<BLOCKS, 1>::ROWS;
+#else
+    unsigned per_block = MATVEC_WARPS * 4;
+#endif
+    RUN(matvec_1, (uint3{over(rows, per_block), 1, z}), 256, 0, p);
     check("matvec_1", out, want, limit);
     out.assign(out.size(), NAN);
     RUN(matmul_n, (uint3{over(rows, 64), over(n, 64), z}), 256, 0, p);
@@ -193,11 +199,11 @@ static void attention(int type) {
 }
 
 int main() {
-    vector<i8> grids(GRID_IQ3_S + 512 * 4);
-    for (i8& point : grids) point = (i8)(1 + random_bits() % 40);
-    products(grids, 35, ELEMS * 5 + (ELEMS == 32 ? 1024 : 0), 3, 1);
-    products(grids, 66, 512, 11, 1);
-    products(grids, 9, 256, 13, 3);
+    vector<i8> grid(1024 * 8);
+    for (i8& point : grid) point = (i8)(1 + random_bits() % 40);
+    products(grid, 35, ELEMS * 5 + (ELEMS == 32 ? 1024 : 0), 3, 1);
+    products(grid, 66, 512, 11, 1);
+    products(grid, 9, 256, 13, 3);
     layers();
     for (int type : {KV_F32, KV_F16, KV_Q8_0}) attention(type);
     if (wrong) fprintf(stderr, "%d results are wrong\n", wrong);

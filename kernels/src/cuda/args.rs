@@ -26,7 +26,7 @@ args! {
     /// `matmul.cuh`: products with weights.
     ProductArgs, 96 {
         w: CUdeviceptr, q: CUdeviceptr, d: CUdeviceptr, s: CUdeviceptr, x: CUdeviceptr, out: CUdeviceptr,
-        offsets: CUdeviceptr, pick: CUdeviceptr, grids: CUdeviceptr, matrix_bytes: u64,
+        offsets: CUdeviceptr, pick: CUdeviceptr, grid: CUdeviceptr, matrix_bytes: u64,
         rows: i32, k: i32, n: i32, groups: i32,
     }
     /// `layer.cuh`
@@ -35,7 +35,7 @@ args! {
     EachArgs, 32 { x: CUdeviceptr, y: CUdeviceptr, rows: i32, width: i32, scale: f32, cap: f32, }
     PickArgs, 32 { from: CUdeviceptr, rows: CUdeviceptr, to: CUdeviceptr, count: i32, width: i32, }
     EmbedArgs, 48 {
-        w: CUdeviceptr, tokens: CUdeviceptr, out: CUdeviceptr, grids: CUdeviceptr, n: i32, dim: i32, scale: f32,
+        w: CUdeviceptr, tokens: CUdeviceptr, out: CUdeviceptr, grid: CUdeviceptr, n: i32, dim: i32, scale: f32,
     }
     RopeArgs, 48 {
         x: CUdeviceptr, cos: CUdeviceptr, sin: CUdeviceptr,

@@ -132,14 +132,37 @@ impl Slots {
     }
 }
 
-/// The grids of the IQ formats in the order of `formats.cuh`.
-pub(super) fn grids() -> Vec<i8> {
-    let mut table = Vec::new();
-    table.extend(IQ1_GRID.as_flattened());
-    table.extend(IQ2_XXS_GRID.as_flattened());
-    table.extend(IQ2_XS_GRID.as_flattened());
-    table.extend(IQ2_S_GRID.as_flattened());
-    table.extend(IQ3_XXS_GRID.as_flattened());
-    table.extend(IQ3_S_GRID.as_flattened());
-    table
+/// The formats that look weights up in a grid, and the grids one after the other: where one starts is [`grid_at`].
+const GRIDS: [DType; 7] =
+    [DType::IQ1_S, DType::IQ1_M, DType::IQ2_XXS, DType::IQ2_XS, DType::IQ2_S, DType::IQ3_XXS, DType::IQ3_S];
+
+/// A format's grid as `formats.cuh` reads it, whole pieces of 16 bytes.
+fn grid(dtype: DType) -> Vec<u8> {
+    let magnitudes = |points: &[i8]| points.iter().map(|&m| m as u8).collect();
+    match dtype {
+        // Eight trits and one, two bits each.
+        DType::IQ1_S | DType::IQ1_M => IQ1_GRID
+            .iter()
+            .flat_map(|point| point.iter().rev().fold(0_u16, |word, &trit| word << 2 | (trit + 1) as u16).to_le_bytes())
+            .collect(),
+        DType::IQ2_XXS => magnitudes(IQ2_XXS_GRID.as_flattened()),
+        DType::IQ2_XS => magnitudes(IQ2_XS_GRID.as_flattened()),
+        DType::IQ2_S => magnitudes(IQ2_S_GRID.as_flattened()),
+        DType::IQ3_XXS => magnitudes(IQ3_XXS_GRID.as_flattened()),
+        DType::IQ3_S => magnitudes(IQ3_S_GRID.as_flattened()),
+        _ => Vec::new(),
+    }
+}
+
+/// All grids.
+pub(super) fn grids() -> Vec<u8> {
+    GRIDS.iter().flat_map(|&dtype| grid(dtype)).collect()
+}
+
+/// Where a format's grid starts; 0 for formats without one.
+pub(super) fn grid_at(dtype: DType) -> u64 {
+    if !GRIDS.contains(&dtype) {
+        return 0;
+    }
+    GRIDS.iter().take_while(|&&other| other != dtype).map(|&other| grid(other).len() as u64).sum()
 }

@@ -52,7 +52,7 @@ pub struct Gpu {
     code: &'static Code,
     functions: layer::Functions,
     formats: RefCell<HashMap<crate::DType, product::Functions>>,
-    grids: Buffer<i8>,
+    grids: Buffer<u8>,
     staging: RefCell<Staging>,
     landing: RefCell<Option<Pinned>>,
     compute: Stream,

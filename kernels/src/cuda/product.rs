@@ -2,6 +2,7 @@
 
 use super::args::{EmbedArgs, ProductArgs};
 use super::error::CudaError;
+use super::matrix::grid_at;
 use super::memory::Buffer;
 use super::ptx::{Function, Module};
 use super::{Gpu, GpuMat, int, need};
@@ -15,12 +16,20 @@ pub(super) struct Functions {
     matvec_8: Function,
     matmul: Function,
     embed: Function,
+    /// Where the format's grid starts in the table of all.
+    grid: u64,
 }
 
 /// Up to so many columns are streamed, which reads the weights once for eight of them.
 const FEW: usize = 8;
 /// Warps of a block that streams rows.
 const WARPS: usize = 8;
+/// Rows that a warp streams with one column: as many as have 21 bits a weight together, four to twelve. So says `Stream` in
+/// `matmul.cuh` too.
+fn rows_of_warp(dtype: DType) -> usize {
+    (21 * dtype.block_elems() / (8 * dtype.block_bytes())).clamp(4, 12)
+}
+
 /// Rows and columns of a tile.
 const TILE: usize = 64;
 /// Blocks of a grid in its second and third direction at most.
@@ -77,6 +86,7 @@ impl Gpu {
             matvec_8: module.function("matvec_8")?,
             matmul: module.function("matmul_n")?,
             embed: module.function("embed_rows")?,
+            grid: grid_at(dtype),
         };
         self.formats.borrow_mut().insert(dtype, functions);
         Ok(functions)
@@ -203,7 +213,7 @@ impl Gpu {
             out: out.at,
             offsets: groups.map_or(0, |g| g.offsets.at),
             pick: groups.and_then(|g| g.pick).map_or(0, |pick| pick.at),
-            grids: self.grids.at,
+            grid: self.grids.at + functions.grid,
             matrix_bytes: w.matrix_bytes() as u64,
             rows: int(w.rows),
             k: int(w.cols),
@@ -215,7 +225,7 @@ impl Gpu {
         }
         assert!(w.count <= GRID, "{} matrices", w.count);
         let (function, grid) = match most {
-            1 => (functions.matvec_1, (w.rows.div_ceil(WARPS * 4), 1, w.count)),
+            1 => (functions.matvec_1, (w.rows.div_ceil(WARPS * rows_of_warp(w.dtype)), 1, w.count)),
             _ if exact || most <= FEW => (functions.matvec_8, (w.rows.div_ceil(WARPS * 2), 1, w.count)),
             _ => (functions.matmul, (w.rows.div_ceil(TILE), most.div_ceil(TILE), w.count)),
         };
@@ -241,11 +251,11 @@ impl Gpu {
     ) -> Result<(), CudaError> {
         need("tokens", tokens, n);
         need("output", out, n * w.cols);
-        let function = self.load_format(w.dtype)?.embed;
-        let (cols, grids) = (w.cols, self.grids.at);
-        let args = EmbedArgs { w: w.bytes.at, tokens: tokens.at, out: out.at, grids, n: int(n), dim: int(cols), scale };
+        let functions = self.load_format(w.dtype)?;
+        let (cols, grid) = (w.cols, self.grids.at + functions.grid);
+        let args = EmbedArgs { w: w.bytes.at, tokens: tokens.at, out: out.at, grid, n: int(n), dim: int(cols), scale };
         let each = if kind_of(w.dtype).is_some() { 32 } else { 1 };
         // SAFETY: lengths were checked; the caller's tokens are rows of the matrix, as the engine checks a batch.
-        unsafe { self.launch(function, ((n * cols / each).div_ceil(256), 1, 1), 256, 0, &args) }
+        unsafe { self.launch(functions.embed, ((n * cols / each).div_ceil(256), 1, 1), 256, 0, &args) }
     }
 }
