@@ -93,10 +93,21 @@ fn every_flag_gives_the_same_text_without_a_race() {
     }
 }
 
+/// The reference models and their types: the large families in both, the others in one.
+const MODELS: [(&str, &[&str]); 7] = [
+    ("mixtral", &["Q4_K_M", "Q8_0"]),
+    ("llama31", &["Q4_K_M", "Q8_0"]),
+    ("gemma3", &["Q4_K_M", "Q8_0"]),
+    ("qwen2", &["Q4_K_M"]),
+    ("qwen3moe", &["Q4_K_M"]),
+    ("command-r", &["Q4_K_M"]),
+    ("deepseek2", &["Q4_K_M"]),
+];
+
 #[test]
 fn every_model_gives_the_same_text_without_a_race() {
-    for name in ["mixtral", "llama31", "gemma3"] {
-        for kind in ["Q4_K_M", "Q8_0"] {
+    for (name, kinds) in MODELS {
+        for kind in kinds {
             let Some(model) = model(&format!("{name}/gguf/{name}-{kind}")) else { return };
             let Some(want) = on_cpu(&model) else { return };
             for flags in [&["-ngl", "all"][..], &["-ngl", "2"], &["-ngl", "all", "-ot", "ffn_=CPU"]] {
@@ -124,8 +135,8 @@ fn logits(model: &str, flags: &[&str], folder: &Path) -> Option<Vec<f32>> {
 #[test]
 fn every_split_gives_the_logits_of_the_cpu() {
     let folder = tempfile::TempDir::new().unwrap();
-    for name in ["mixtral", "llama31", "gemma3"] {
-        for kind in ["Q4_K_M", "Q8_0"] {
+    for (name, kinds) in MODELS {
+        for kind in kinds {
             let Some(model) = model(&format!("{name}/gguf/{name}-{kind}")) else { return };
             let Some(want) = logits(&model, &["-ngl", "0"], folder.path()) else { return };
             let rows: [&[&str]; 6] = [

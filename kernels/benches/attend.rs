@@ -50,7 +50,7 @@ fn measure(cpu: Cpu, team: &Team, kind: KvType, n: usize, context: usize, name: 
             let args = Attend {
                 q: &q,
                 k: &kv[0],
-                v: &kv[1],
+                v: Some(&kv[1]),
                 k_type: kind,
                 v_type: kind,
                 capacity: context,

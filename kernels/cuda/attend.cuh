@@ -2,22 +2,27 @@
 //
 // The query heads that share a key head are taken together: row r of a key head is head r % group of token r / group. A
 // block of 128 threads takes ROWS rows and walks the positions that they see in tiles of 32, whose keys, then values, are unpacked
-// to floats in shared memory once for all rows. Prompts have many rows; when there are few (decoding), the positions are cut into
+// to floats in shared memory once for all rows, 128 of each at a time. Prompts have many rows; when there are few (decoding), the positions are cut into
 // chunks, and a second kernel joins what the chunks gave.
 #pragma once
 #include "layer.cuh"
 
 #define ATTEND_THREADS 128
 #define ATTEND_TILE 32
+/// Values of a key or value that are unpacked at a time, one a thread; a row of them has one float more.
+#define SLICE ATTEND_THREADS
+#define SLICE_STRIDE (SLICE + 1)
 
 struct AttendArgs {
     const float* q;  // [n, heads, head_dim]
     const u8* k;     // [kv_heads, capacity, row bytes]
-    const u8* v;
+    const u8* v;     // may be the keys: values are then their front
     float* out;      // [n, heads, v_dim]
     float* parts;    // [chunks, n, heads, v_dim + 2], for more chunks than one: weighted sum, maximum, sum of weights
     int k_type;
     int v_type;
+    int k_row;  // bytes
+    int v_row;
     int n;
     int first_pos;
     int heads;
@@ -31,34 +36,30 @@ struct AttendArgs {
     float scale;
     float cap;  // scores become cap * tanh(score / cap); 0: they do not
 };
-static_assert(sizeof(AttendArgs) == 96, "as in args.rs");
+static_assert(sizeof(AttendArgs) == 104, "as in args.rs");
 
-/// Floats of shared memory: queries, one tile, weights, and the factor of each row.
-DEVICE int tile_stride(int width) { return width | 1; }
-
-/// Copies rows of the cache as floats. Rows beyond `end` become zero.
-DEVICE void load_tile(int type, const u8* cache, int first, int end, int width, float* tile) {
-    int bytes = kv_row_bytes(type, width), stride = tile_stride(width);
-    for (int i = threadIdx.x; i < ATTEND_TILE * width; i += ATTEND_THREADS) {
-        int row = i / width, column = i % width, pos = first + row;
-        tile[row * stride + column] = pos < end ? kv_load(type, cache + (u64)pos * bytes, column) : 0.0f;
+/// Copies `here` values from column `column` on of 32 rows of the cache as floats. Rows beyond `end` become zero.
+DEVICE void load_tile(int type, const u8* cache, int bytes, int first, int end, int column, int here, float* tile) {
+    for (int i = threadIdx.x; i < ATTEND_TILE * here; i += ATTEND_THREADS) {
+        int row = i / here, at = i % here, pos = first + row;
+        tile[row * SLICE_STRIDE + at] = pos < end ? kv_load(type, cache + (u64)pos * bytes, column + at) : 0.0f;
     }
 }
 
-/// DIMS: values of a row that a thread sums, at most 128 * DIMS in all.
+/// DIMS: slices of a value at most, of which a thread sums one value each.
 template <int ROWS, int DIMS>
 DEVICE void attend(const AttendArgs& a) {
     const int WARPS = ATTEND_THREADS / WARP, OWN = ROWS / WARPS;
     SHARED_BY_LAUNCH(float, shared);
-    float* qs = shared;                                                                          // [ROWS][head_dim]
-    float* tile = qs + ROWS * a.head_dim;                                                        // [32][stride]
-    float* weights = tile + ATTEND_TILE * tile_stride(a.head_dim > a.v_dim ? a.head_dim : a.v_dim);  // [ROWS][32]
-    float* factors = weights + ROWS * ATTEND_TILE;                                               // [ROWS]
+    float* qs = shared;                                   // [ROWS][head_dim]
+    float* tile = qs + ROWS * a.head_dim;                 // [32][SLICE_STRIDE]
+    float* weights = tile + ATTEND_TILE * SLICE_STRIDE;   // [ROWS][32]
+    float* factors = weights + ROWS * ATTEND_TILE;        // [ROWS]
 
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int group = a.heads / a.kv_heads, rows = a.n * group, row0 = blockIdx.x * ROWS, kv_head = blockIdx.y;
-    const u8* keys = a.k + (u64)kv_head * a.capacity * kv_row_bytes(a.k_type, a.head_dim);
-    const u8* values = a.v + (u64)kv_head * a.capacity * kv_row_bytes(a.v_type, a.v_dim);
+    const u8* keys = a.k + (u64)kv_head * a.capacity * a.k_row;
+    const u8* values = a.v + (u64)kv_head * a.capacity * a.v_row;
 
     for (int i = threadIdx.x; i < ROWS * a.head_dim; i += ATTEND_THREADS) {
         int row = row0 + i / a.head_dim, column = i % a.head_dim;
@@ -81,17 +82,26 @@ DEVICE void attend(const AttendArgs& a) {
         for (int d = 0; d < DIMS; ++d) acc[r][d] = 0.0f;
 
     for (int first = from; first < to; first += ATTEND_TILE) {
-        __syncthreads();
-        load_tile(a.k_type, keys, first, to, a.head_dim, tile);
-        __syncthreads();
-        const float* key = tile + lane * tile_stride(a.head_dim);
+        float scores[OWN];
+#pragma unroll
+        for (int i = 0; i < OWN; ++i) scores[i] = 0.0f;
+        for (int d0 = 0; d0 < a.head_dim; d0 += SLICE) {
+            int here = min(SLICE, a.head_dim - d0);
+            __syncthreads();
+            load_tile(a.k_type, keys, a.k_row, first, to, d0, here, tile);
+            __syncthreads();
+            const float* key = tile + lane * SLICE_STRIDE;
+#pragma unroll
+            for (int i = 0; i < OWN; ++i) {
+                const float* query = qs + (warp + WARPS * i) * a.head_dim + d0;
+                for (int d = 0; d < here; ++d) scores[i] = fmaf(query[d], key[d], scores[i]);
+            }
+        }
         int pos = first + lane;
 #pragma unroll
         for (int i = 0; i < OWN; ++i) {
             int r = warp + WARPS * i, row = row0 + r, own_pos = a.first_pos + row / group;
-            float score = 0.0f;
-            for (int d = 0; d < a.head_dim; ++d) score = fmaf(qs[r * a.head_dim + d], key[d], score);
-            score *= a.scale;
+            float score = scores[i] * a.scale;
             if (a.cap > 0.0f) score = a.cap * tanhf(score / a.cap);
             bool seen = row < rows && pos < to && pos <= own_pos && pos > own_pos - a.window;
             float top = fmaxf(most[i], warp_max(seen ? score : LOWEST));
@@ -101,17 +111,18 @@ DEVICE void attend(const AttendArgs& a) {
             weights[r * ATTEND_TILE + lane] = weight;
             if (lane == 0) factors[r] = factor;
         }
-        __syncthreads();
-        load_tile(a.v_type, values, first, to, a.v_dim, tile);
-        __syncthreads();
 #pragma unroll
         for (int d = 0; d < DIMS; ++d) {
-            int column = threadIdx.x + ATTEND_THREADS * d;
-            if (column < a.v_dim) {
+            int here = min(SLICE, a.v_dim - SLICE * d);
+            if (here <= 0) break;
+            __syncthreads();
+            load_tile(a.v_type, values, a.v_row, first, to, SLICE * d, here, tile);
+            __syncthreads();
+            if (threadIdx.x < here) {
 #pragma unroll
                 for (int r = 0; r < ROWS; ++r) acc[r][d] *= factors[r];
                 for (int j = 0; j < ATTEND_TILE; ++j) {
-                    float v = tile[j * tile_stride(a.v_dim) + column];
+                    float v = tile[j * SLICE_STRIDE + threadIdx.x];
 #pragma unroll
                     for (int r = 0; r < ROWS; ++r) acc[r][d] = fmaf(weights[r * ATTEND_TILE + j], v, acc[r][d]);
                 }

@@ -5,20 +5,23 @@
 // ---- norms ----
 
 struct NormArgs {
-    const float* x;       // [rows, dim]
-    const float* weight;  // [dim]
-    float* out;           // [rows, dim]; may be x
+    const float* x;       // [rows, stride], of each row the first dim
+    const float* weight;  // [period, dim]: row r takes the weights r % period
+    float* out;           // [rows, stride]; may be x
     int dim;
     float eps;
     int centred;  // layer norm: the mean is taken off first
+    int stride;
+    int period;
 };
-static_assert(sizeof(NormArgs) == 40, "as in args.rs");
+static_assert(sizeof(NormArgs) == 48, "as in args.rs");
 
 /// A block a row. Sums are in f64, as the CPU's are: then activations that lie between two integers round alike.
 DEVICE void norm_row(const NormArgs& a) {
     __shared__ double partial[33];
-    const float* x = a.x + (u64)blockIdx.x * a.dim;
-    float* out = a.out + (u64)blockIdx.x * a.dim;
+    const float* x = a.x + (u64)blockIdx.x * a.stride;
+    const float* weight = a.weight + blockIdx.x % a.period * a.dim;
+    float* out = a.out + (u64)blockIdx.x * a.stride;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     float mean = 0.0f;
     for (int pass = a.centred ? 0 : 1; pass < 2; ++pass) {
@@ -40,7 +43,7 @@ DEVICE void norm_row(const NormArgs& a) {
         } else {
             float factor = 1.0f / sqrtf(average + a.eps);
             for (int i = threadIdx.x; i < a.dim; i += blockDim.x)
-                out[i] = __fmul_rn(__fmul_rn(__fsub_rn(x[i], mean), factor), a.weight[i]);
+                out[i] = __fmul_rn(__fmul_rn(__fsub_rn(x[i], mean), factor), weight[i]);
         }
     }
 }
@@ -171,6 +174,46 @@ DEVICE void gate_silu(const EachArgs& a) {
 DEVICE void gate_gelu(const EachArgs& a) {
     u64 i = thread_index();
     if (i < (u64)a.rows * a.width) a.x[i] = gelu(a.x[i]) * a.y[i];
+}
+
+struct GateRowsArgs {
+    float* x;             // [rows, dim], changed
+    const float* h;       // [rows, dim]
+    const float* weight;  // [dim]
+    int dim;
+};
+static_assert(sizeof(GateRowsArgs) == 32, "as in args.rs");
+
+/// Multiplies a row by the sigmoid of the product of its `h` with a vector: a block a row.
+DEVICE void gate_by_dot(const GateRowsArgs& a) {
+    __shared__ float partial[33];
+    float* x = a.x + (u64)blockIdx.x * a.dim;
+    const float* h = a.h + (u64)blockIdx.x * a.dim;
+    float dot = 0.0f;
+    for (int i = threadIdx.x; i < a.dim; i += blockDim.x) dot = fmaf(h[i], a.weight[i], dot);
+    float factor = 1.0f / (1.0f + expf(-block_sum(dot, partial)));
+    for (int i = threadIdx.x; i < a.dim; i += blockDim.x) x[i] *= factor;
+}
+
+struct MoveHeadsArgs {
+    const float* from;
+    float* to;
+    int n;
+    int heads;
+    int width;
+    int from_token;  // floats from one token to the next, and from one head to the next
+    int from_head;
+    int to_token;
+    int to_head;
+};
+static_assert(sizeof(MoveHeadsArgs) == 48, "as in args.rs");
+
+/// Copies `width` floats of each head of each token to another layout.
+DEVICE void copy_heads(const MoveHeadsArgs& a) {
+    u64 i = thread_index();
+    if (i >= (u64)a.n * a.heads * a.width) return;
+    u64 row = i / a.width, token = row / a.heads, head = row % a.heads, column = i % a.width;
+    a.to[token * a.to_token + head * a.to_head + column] = a.from[token * a.from_token + head * a.from_head + column];
 }
 
 struct PickArgs {
@@ -325,11 +368,12 @@ struct ShiftArgs {
     int held;  // those from end to held move down
     int pairs;
     int adjacent;
+    int skip;  // values at the front of a row that are not turned
 };
-static_assert(sizeof(ShiftArgs) == 56, "as in args.rs");
+static_assert(sizeof(ShiftArgs) == 64, "as in args.rs");
 
 #define SHIFT_ROWS 8
-#define SHIFT_WIDTH 512
+#define SHIFT_WIDTH 640
 
 /// A block a head. Eight rows are read before they are written, in the order of the positions, so that none is lost.
 DEVICE void shift_rows(const ShiftArgs& a) {
@@ -346,7 +390,7 @@ DEVICE void shift_rows(const ShiftArgs& a) {
             if (mine) {
                 for (int i = lane; i < a.width; i += WARP) row[i] = kv_load(a.type, from, i);
                 __syncwarp();
-                for (int i = lane; i < a.pairs; i += WARP) turn(row, i, a.pairs, a.adjacent, a.cos[i], a.sin[i]);
+                for (int i = lane; i < a.pairs; i += WARP) turn(row + a.skip, i, a.pairs, a.adjacent, a.cos[i], a.sin[i]);
             }
             __syncthreads();
             if (mine)
@@ -368,8 +412,12 @@ DEVICE void shift_rows(const ShiftArgs& a) {
 
 #define MOST_EXPERTS 512
 
+#define MOST_GROUPS 32
+#define CHOOSE_WARPS 8
+
 struct RouteArgs {
     const float* logits;  // [n, experts]
+    const float* bias;    // [experts], added to what is chosen by; or null
     int* chosen;          // [n, active]
     float* weight;        // [n, active]
     int* offsets;         // [experts + 1]
@@ -378,19 +426,82 @@ struct RouteArgs {
     int n;
     int experts;
     int active;
+    int sigmoid;  // of each logit, instead of the softmax of all
+    int groups;   // only experts of the best groups are chosen; 0: of all
+    int groups_active;
+    int group_best;  // a group's score is the sum of so many of its best: one or two
     int renormalize;
     float scale;
 };
-static_assert(sizeof(RouteArgs) == 72, "as in args.rs");
+static_assert(sizeof(RouteArgs) == 96, "as in args.rs");
 
-/// A warp a token: softmax over the experts, then the best; of equal ones the first.
+/// The largest of a warp and its index, the lowest of equal ones.
+DEVICE void warp_best(float& best, int& index) {
+#pragma unroll
+    for (int step = 16; step > 0; step >>= 1) {
+        float other = __shfl_xor_sync(ALL_LANES, best, step, WARP);
+        int other_index = __shfl_xor_sync(ALL_LANES, index, step, WARP);
+        if (other > best || (other == best && other_index < index)) best = other, index = other_index;
+    }
+}
+
+#define EXPERTS_OF_LANE (MOST_EXPERTS / WARP)
+
+/// The best of the experts `from` to `end`, of which lane l has l, l + 32, ...; MOST_EXPERTS where there is none.
+DEVICE int best_expert(const float (&key)[EXPERTS_OF_LANE], int from, int end, float& best) {
+    int lane = threadIdx.x % WARP, expert = MOST_EXPERTS;
+    best = LOWEST;
+#pragma unroll
+    for (int j = 0; j < EXPERTS_OF_LANE; ++j) {
+        int e = lane + WARP * j;
+        if (e >= from && e < end && key[j] > best) best = key[j], expert = e;
+    }
+    warp_best(best, expert);
+    return expert;
+}
+
+/// Takes the experts of all but the best groups out of the choice.
+DEVICE void leave_best_groups(const RouteArgs& a, float (&key)[EXPERTS_OF_LANE], float* scores) {
+    int lane = threadIdx.x % WARP, each = a.experts / a.groups;
+    for (int group = 0; group < a.groups; ++group) {
+        float best, second = 0.0f;
+        int first = best_expert(key, group * each, (group + 1) * each, best);
+        if (a.group_best > 1) {
+            float before, after;
+            best_expert(key, group * each, first, before);
+            best_expert(key, first + 1, (group + 1) * each, after);
+            second = fmaxf(before, after);
+        }
+        if (lane == 0) scores[group] = best + second;
+    }
+    __syncwarp();
+    float score = lane < a.groups ? scores[lane] : LOWEST;
+    for (int taken = 0; taken < a.groups_active; ++taken) {
+        float best = score;
+        int group = lane;
+        warp_best(best, group);
+        if (lane == group) score = LOWEST;
+    }
+    __syncwarp();
+    scores[lane] = score;
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < EXPERTS_OF_LANE; ++j) {
+        int e = lane + WARP * j;
+        // A group that was taken has no score left.
+        if (e < a.experts && scores[e / each] > LOWEST) key[j] = LOWEST;
+    }
+}
+
+/// A warp a token: softmax over the experts or the sigmoid of each, then the best; of equal ones the first.
 DEVICE void choose_experts(const RouteArgs& a) {
-    int lane = threadIdx.x % WARP, token = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    __shared__ float group_scores[CHOOSE_WARPS][MOST_GROUPS];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, token = blockIdx.x * CHOOSE_WARPS + warp;
     if (token >= a.n) return;
-    float score[MOST_EXPERTS / WARP];
+    float score[EXPERTS_OF_LANE], key[EXPERTS_OF_LANE];
     float top = LOWEST;
 #pragma unroll
-    for (int j = 0; j < MOST_EXPERTS / WARP; ++j) {
+    for (int j = 0; j < EXPERTS_OF_LANE; ++j) {
         int e = lane + WARP * j;
         score[j] = e < a.experts ? a.logits[(u64)token * a.experts + e] : LOWEST;
         top = fmaxf(top, score[j]);
@@ -398,31 +509,30 @@ DEVICE void choose_experts(const RouteArgs& a) {
     top = warp_max(top);
     float sum = 0.0f;
 #pragma unroll
-    for (int j = 0; j < MOST_EXPERTS / WARP; ++j) {
+    for (int j = 0; j < EXPERTS_OF_LANE; ++j) {
         int e = lane + WARP * j;
-        score[j] = e < a.experts ? expf(score[j] - top) : -1.0f;
+        score[j] = a.sigmoid ? 1.0f / (1.0f + expf(-score[j])) : expf(score[j] - top);
         if (e < a.experts) sum += score[j];
     }
-    sum = warp_sum(sum);
+    sum = a.sigmoid ? 1.0f : warp_sum(sum);
+#pragma unroll
+    for (int j = 0; j < EXPERTS_OF_LANE; ++j) {
+        int e = lane + WARP * j;
+        // The bias is of probabilities.
+        float probability = a.bias && !a.sigmoid ? score[j] / sum : score[j];
+        key[j] = e < a.experts ? (a.bias ? probability + a.bias[e] : probability) : LOWEST;
+    }
+    if (a.groups) leave_best_groups(a, key, group_scores[warp]);
     float chosen_sum = 0.0f;
     for (int choice = 0; choice < a.active; ++choice) {
-        float best = -1.0f;
-        int expert = MOST_EXPERTS;
-#pragma unroll
-        for (int j = 0; j < MOST_EXPERTS / WARP; ++j)
-            if (score[j] > best) best = score[j], expert = lane + WARP * j;
-#pragma unroll
-        for (int step = 16; step > 0; step >>= 1) {
-            float other = __shfl_xor_sync(ALL_LANES, best, step, WARP);
-            int other_expert = __shfl_xor_sync(ALL_LANES, expert, step, WARP);
-            if (other > best || (other == best && other_expert < expert)) best = other, expert = other_expert;
-        }
+        float best, own = 0.0f;
+        int expert = best_expert(key, 0, a.experts, best);
         // Scores that are no numbers win nothing: then the experts come in their order.
         if (expert == MOST_EXPERTS) expert = choice;
 #pragma unroll
-        for (int j = 0; j < MOST_EXPERTS / WARP; ++j)
-            if (lane + WARP * j == expert) score[j] = -1.0f;
-        float weight = best / sum;
+        for (int j = 0; j < EXPERTS_OF_LANE; ++j)
+            if (lane + WARP * j == expert) own = score[j], key[j] = LOWEST;
+        float weight = warp_sum(own) / sum;
         chosen_sum += weight;
         if (lane == 0) {
             a.chosen[(u64)token * a.active + choice] = expert;

@@ -48,10 +48,15 @@ impl<'a> Mat<'a> {
         &self.data[i * self.row_bytes()..(i + 1) * self.row_bytes()]
     }
 
+    /// The rows `first..first + rows`, without a copy.
+    pub fn part(&self, first: usize, rows: usize) -> Mat<'a> {
+        let bytes = self.row_bytes();
+        Mat { rows, data: &self.data[first * bytes..(first + rows) * bytes], ..*self }
+    }
+
     /// Slice `i` of `n` stacked matrices of the same shape (experts lie so), without a copy.
     pub fn stacked(&self, i: usize, n: usize) -> Mat<'a> {
         let rows = self.rows / n;
-        let bytes = rows * self.row_bytes();
-        Mat { rows, data: &self.data[i * bytes..(i + 1) * bytes], ..*self }
+        self.part(i * rows, rows)
     }
 }

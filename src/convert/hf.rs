@@ -194,7 +194,7 @@ fn check_tensors(
     for binding in &manifest.bindings {
         let reversed = |dims: &[u64]| format!("shape {:?}", dims.iter().rev().collect::<Vec<_>>());
         for name in binding.names() {
-            let expected = reversed(&binding.dims);
+            let expected = reversed(binding.file_dims());
             match dims.dims(name) {
                 None => {
                     return Err(Error::bad(
@@ -205,7 +205,7 @@ fn check_tensors(
                         "the checkpoint is incomplete: download it again",
                     ));
                 }
-                Some(found) if found != binding.dims => {
+                Some(found) if found != binding.file_dims() => {
                     let next = "the configuration is not that of the weights: download both again";
                     return Err(Error::bad(dir, called(name), reversed(found), expected, next));
                 }

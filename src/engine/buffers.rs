@@ -1,6 +1,7 @@
 //! The buffers of a step, reserved once for the largest batch. What depends on the types of the weights (quantized
 //! inputs, logits) grows in the first steps; after the first prompt and the first token nothing is allocated.
 
+use super::latent::Latent;
 use super::moe::Routing;
 use super::ops::Rows;
 use crate::model::{Ffn, Mixer, ModelSpec};
@@ -14,6 +15,8 @@ pub(super) struct Buffers {
     pub h: Vec<f32>,
     /// Queries after rotation, `[n, n_heads, head_dim]`.
     pub q: Vec<f32>,
+    /// Latents that queries are made from, `[n, q_rank]`.
+    pub q_latent: Vec<f32>,
     /// Keys after rotation, `[n, n_kv_heads, head_dim]`.
     pub k: Vec<f32>,
     /// Values, `[n, n_kv_heads, v_dim]`.
@@ -24,6 +27,10 @@ pub(super) struct Buffers {
     pub hidden: Vec<f32>,
     /// Router logits, `[n, n_experts]`.
     pub router: Vec<f32>,
+    /// What the network gives that every token goes through, `[n, dim]`.
+    pub shared: Vec<f32>,
+    /// Of latent attention.
+    pub latent: Latent,
     /// Cosines and sines of each rotary embedding, `[n, pairs]` each.
     pub rope: Vec<(Vec<f32>, Vec<f32>)>,
     /// Which token goes to which expert.
@@ -38,16 +45,16 @@ pub(super) struct Buffers {
 
 impl Buffers {
     pub fn new(spec: &ModelSpec, n: usize) -> Buffers {
-        let (mut q, mut k, mut v, mut att, mut hidden, mut router) = (0, 0, 0, 0, 0, 0);
+        let (mut q, mut q_latent, mut k, mut v, mut att, mut hidden, mut router, mut shared) = (0, 0, 0, 0, 0, 0, 0, 0);
         let mut routing = Routing::default();
         for layer in &spec.layers {
-            match &layer.mixer {
-                Mixer::Gqa(a) => {
-                    q = q.max(n * a.n_heads * a.head_dim);
-                    k = k.max(n * a.n_kv_heads * a.head_dim);
-                    v = v.max(n * a.n_kv_heads * a.v_dim);
-                    att = att.max(n * a.n_heads * a.v_dim);
-                }
+            let (cached, (heads, key, value)) = (layer.mixer.cached(), layer.mixer.heads());
+            q = q.max(n * heads * key);
+            k = k.max(n * cached.heads * cached.key);
+            v = v.max(n * cached.heads * cached.value);
+            att = att.max(n * heads * value);
+            if let Mixer::Mla(a) = &layer.mixer {
+                q_latent = q_latent.max(n * a.q_rank.unwrap_or(0));
             }
             match &layer.ffn {
                 Ffn::Gated(f) => {
@@ -57,6 +64,10 @@ impl Buffers {
                     hidden = hidden.max(n * m.n_active * m.hidden.max(spec.dim));
                     router = router.max(n * m.n_experts);
                     routing.reserve(n, m.n_experts, m.n_active);
+                    if let Some(network) = m.shared {
+                        hidden = hidden.max(n * network.hidden);
+                        shared = n * spec.dim;
+                    }
                 }
             }
         }
@@ -64,11 +75,13 @@ impl Buffers {
             x: vec![0.0; n * spec.dim],
             h: vec![0.0; n * spec.dim],
             q: vec![0.0; q],
+            q_latent: vec![0.0; q_latent],
             k: vec![0.0; k],
             v: vec![0.0; v],
             att: vec![0.0; att],
             hidden: vec![0.0; hidden],
             router: vec![0.0; router],
+            shared: vec![0.0; shared],
             rope: spec.ropes.iter().map(|r| (vec![0.0; n * r.dim / 2], vec![0.0; n * r.dim / 2])).collect(),
             routing,
             ..Buffers::default()
@@ -81,11 +94,13 @@ impl Buffers {
             Rows::X => &self.x,
             Rows::H => &self.h,
             Rows::Q => &self.q,
+            Rows::QLatent => &self.q_latent,
             Rows::K => &self.k,
             Rows::V => &self.v,
             Rows::Att => &self.att,
             Rows::Hidden => &self.hidden,
             Rows::Router => &self.router,
+            Rows::Shared => &self.shared,
             Rows::Logits => &self.logits,
         }
     }
@@ -96,11 +111,13 @@ impl Buffers {
             Rows::X => &mut self.x,
             Rows::H => &mut self.h,
             Rows::Q => &mut self.q,
+            Rows::QLatent => &mut self.q_latent,
             Rows::K => &mut self.k,
             Rows::V => &mut self.v,
             Rows::Att => &mut self.att,
             Rows::Hidden => &mut self.hidden,
             Rows::Router => &mut self.router,
+            Rows::Shared => &mut self.shared,
             Rows::Logits => &mut self.logits,
         }
     }

@@ -3,10 +3,12 @@
 use super::batch::{BatchToken, Run};
 use super::buffers::Buffers;
 use super::kv::KvCache;
+use super::latent::{LatentCache, LatentWeights};
 use super::ops::{At, Half, Ops, Rows};
 use super::weights::Parts;
 use super::{Error, Model, SeqId};
-use crate::model::{Activation, Gqa, Moe, Norm, NormKind, Part};
+use crate::model::rope::Rope;
+use crate::model::{Activation, Cached, Gqa, Mla, Moe, Norm, NormKind, Part};
 use ostro_kernels::{ActKinds, Attend, Cpu, DType, Exec, Groups, KvType, Mat, Product, float, quantize};
 use std::ops::Range;
 
@@ -15,14 +17,15 @@ pub(super) struct CpuOps<'m> {
     pub exec: Exec,
     pub kv: KvCache,
     pub buffers: Buffers,
+    ropes: Vec<Rope>,
     /// What was made ready last, with how many rows.
     ready: (Rows, usize),
 }
 
 impl<'m> CpuOps<'m> {
     pub fn new(model: &'m Model<'m>, exec: Exec, kv: KvCache, n_ubatch: usize) -> CpuOps<'m> {
-        let buffers = Buffers::new(&model.spec, n_ubatch);
-        CpuOps { model, exec, kv, buffers, ready: (Rows::H, 0) }
+        let (buffers, ropes) = (Buffers::new(&model.spec, n_ubatch), model.ropes(kv.n_ctx()));
+        CpuOps { model, exec, kv, buffers, ropes, ready: (Rows::H, 0) }
     }
 
     fn cpu(&self) -> Cpu {
@@ -47,15 +50,25 @@ impl<'m> CpuOps<'m> {
 fn kinds(parts: &Parts<'_>, part: Part) -> ActKinds {
     let of = |mats: &mut dyn Iterator<Item = DType>| mats.fold(ActKinds::NONE, |kinds, t| kinds | ActKinds::of(t));
     match part {
-        Part::GateExps | Part::UpExps | Part::DownExps => of(&mut parts.experts(part).iter().map(Mat::dtype)),
+        Part::GateExps | Part::UpExps | Part::DownExps | Part::KB | Part::VB => {
+            of(&mut parts.experts(part).iter().map(Mat::dtype))
+        }
         _ => ActKinds::of(parts.mat(part).dtype()),
+    }
+}
+
+/// Normalizes a row in place.
+fn normalize(cpu: Cpu, row: &mut [f32], weight: &[f32], norm: Norm) {
+    match norm.kind {
+        NormKind::Rms => float::rms_norm_in_place(cpu, row, weight, norm.eps),
+        NormKind::Layer => float::layer_norm_in_place(cpu, row, weight, norm.eps),
     }
 }
 
 impl Ops for CpuOps<'_> {
     fn begin(&mut self, batch: &[BatchToken], exact: bool) -> Result<(), Error> {
         self.exec.exactly(exact);
-        for (rope, (cos, sin)) in self.model.ropes.iter().zip(&mut self.buffers.rope) {
+        for (rope, (cos, sin)) in self.ropes.iter().zip(&mut self.buffers.rope) {
             rope.fill_all(batch.iter().map(|t| t.pos as u32), cos, sin);
         }
         Ok(())
@@ -74,14 +87,18 @@ impl Ops for CpuOps<'_> {
 
     fn norm(&mut self, at: At, part: Part, norm: Norm, from: Rows, to: Rows, n: usize) -> Result<(), Error> {
         let (weight, cpu) = (self.parts(at).vector(part), self.cpu());
-        let (dim, NormKind::Rms) = (weight.len(), norm.kind);
+        let dim = weight.len();
         let mut out = self.take(to);
         if from == to {
-            self.exec.rows(&mut out[..n * dim], dim, |_, row| float::rms_norm_in_place(cpu, row, weight, norm.eps));
+            self.exec.rows(&mut out[..n * dim], dim, |_, row| normalize(cpu, row, weight, norm));
         } else {
             let x = self.buffers.rows(from);
-            self.exec.rows(&mut out[..n * dim], dim, |i, out| {
-                float::rms_norm(cpu, &x[i * dim..(i + 1) * dim], weight, norm.eps, out);
+            self.exec.rows(&mut out[..n * dim], dim, |i, out| match norm.kind {
+                NormKind::Rms => float::rms_norm(cpu, &x[i * dim..(i + 1) * dim], weight, norm.eps, out),
+                NormKind::Layer => {
+                    out.copy_from_slice(&x[i * dim..(i + 1) * dim]);
+                    normalize(cpu, out, weight, norm);
+                }
             });
         }
         self.put(to, out);
@@ -140,29 +157,53 @@ impl Ops for CpuOps<'_> {
     fn rotate(&mut self, layer: usize, a: &Gqa, rows: Rows, n: usize) -> Result<(), Error> {
         let (parts, cpu) = (self.parts(Some(layer)), self.cpu());
         let (heads, norm) = if rows == Rows::Q { (a.n_heads, Part::QNorm) } else { (a.n_kv_heads, Part::KNorm) };
-        let spec = &self.model.spec.ropes[a.rope];
-        let (pairs, width) = (spec.dim / 2, heads * a.head_dim);
         let mut out = self.take(rows);
-        let (cos, sin) = &self.buffers.rope[a.rope];
+        let (width, spec) =
+            (heads * a.head_dim, a.rope.map(|rope| (&self.model.spec.ropes[rope], &self.buffers.rope[rope])));
         self.exec.rows(&mut out[..n * width], width, |i, row| {
-            if let Some(Norm { kind: NormKind::Rms, eps }) = a.qk_norm {
-                for head in row.chunks_exact_mut(a.head_dim) {
-                    float::rms_norm_in_place(cpu, head, parts.vector(norm), eps);
+            if let Some(qk_norm) = a.qk_norm {
+                for (head, row) in row.chunks_exact_mut(a.head_dim).enumerate() {
+                    let weights = parts.vector(norm);
+                    let own = if a.norm_by_head { &weights[head * a.head_dim..][..a.head_dim] } else { weights };
+                    normalize(cpu, row, own, qk_norm);
                 }
             }
-            let angles = i * pairs..(i + 1) * pairs;
-            float::rope(cpu, row, a.head_dim, &cos[angles.clone()], &sin[angles], spec.pairs);
+            if let Some((spec, (cos, sin))) = spec {
+                let angles = i * (spec.dim / 2)..(i + 1) * (spec.dim / 2);
+                float::rope(cpu, row, a.head_dim, &cos[angles.clone()], &sin[angles], spec.pairs);
+            }
         });
         self.put(rows, out);
         Ok(())
     }
 
-    fn store(&mut self, layer: usize, a: &Gqa, run: Run) -> Result<(), Error> {
+    fn latent(&mut self, layer: usize, a: &Mla, n: usize) -> Result<(), Error> {
+        let (weight, cpu, spec) =
+            (self.parts(Some(layer)).vector(Part::KvANorm), self.cpu(), &self.model.spec.ropes[a.rope]);
+        let b = &mut self.buffers;
+        let (cos, sin) = &b.rope[a.rope];
+        let turn = |i: usize, end: &mut [f32]| {
+            let angles = i * (spec.dim / 2)..(i + 1) * (spec.dim / 2);
+            float::rope(cpu, end, a.rope_dim, &cos[angles.clone()], &sin[angles], spec.pairs);
+        };
+        self.exec.rows(&mut b.k[..n * a.latent()], a.latent(), |i, row| {
+            let (latent, end) = row.split_at_mut(a.kv_rank);
+            normalize(cpu, latent, weight, a.norm);
+            turn(i, end);
+        });
+        let key = a.nope_dim + a.rope_dim;
+        self.exec.rows(&mut b.q[..n * a.n_heads * key], a.n_heads * key, |i, row| {
+            row.chunks_exact_mut(key).for_each(|head| turn(i, &mut head[a.nope_dim..]));
+        });
+        Ok(())
+    }
+
+    fn store(&mut self, layer: usize, cached: Cached, run: Run) -> Result<(), Error> {
         let (types, n_ctx, cpu) = (self.kv.types(), self.kv.n_ctx(), self.cpu());
         let cache = self.kv.layer_mut(run.seq, layer);
         // By one thread: even a long prompt's rows are a small part of the layer's time.
         let store = |cache: &mut [u8], kind: KvType, rows: &[f32], head_dim: usize| {
-            let (bytes, width) = (kind.row_bytes(head_dim), a.n_kv_heads * head_dim);
+            let (bytes, width) = (kind.row_bytes(head_dim), cached.heads * head_dim);
             for (head, cache) in cache.chunks_exact_mut(n_ctx * bytes).enumerate() {
                 let cache = cache[run.pos * bytes..].chunks_exact_mut(bytes);
                 for (t, cache) in (run.first..run.first + run.n).zip(cache) {
@@ -171,8 +212,10 @@ impl Ops for CpuOps<'_> {
                 }
             }
         };
-        store(&mut cache.k, types.k, &self.buffers.k, a.head_dim);
-        store(&mut cache.v, types.v, &self.buffers.v, a.v_dim);
+        store(&mut cache.k, types.k, &self.buffers.k, cached.key);
+        if cached.value > 0 {
+            store(&mut cache.v, types.v, &self.buffers.v, cached.value);
+        }
         Ok(())
     }
 
@@ -192,7 +235,7 @@ impl Ops for CpuOps<'_> {
                 Attend {
                     q: &b.q[first * q_len..(first + together) * q_len],
                     k: &cache.k,
-                    v: &cache.v,
+                    v: Some(&cache.v),
                     k_type: types.k,
                     v_type: types.v,
                     capacity: n_ctx,
@@ -212,19 +255,40 @@ impl Ops for CpuOps<'_> {
         Ok(())
     }
 
-    fn gated(&mut self, layer: usize, act: Activation, hidden: usize) -> Result<(), Error> {
+    fn attend_latent(&mut self, layer: usize, a: &Mla, run: Run) -> Result<(), Error> {
+        let parts = self.parts(Some(layer));
+        let weights = LatentWeights { keys: parts.experts(Part::KB), values: parts.experts(Part::VB) };
+        let (cache, types, n_ctx) = (&self.kv.layer(run.seq, layer).k, self.kv.types(), self.kv.n_ctx());
+        let Buffers { q, att, latent, attend, .. } = &mut self.buffers;
+        let cache = LatentCache { rows: cache, kind: types.k, n_ctx };
+        latent.attend(&self.exec, attend, a, weights, cache, run, q, att);
+        Ok(())
+    }
+
+    fn gated(&mut self, layer: usize, [gate, up]: [Part; 2], act: Activation, hidden: usize) -> Result<(), Error> {
         let parts = self.parts(Some(layer));
         let (from, n) = self.ready;
         let mut out = self.take(Rows::Hidden);
         let acts = self.buffers.acts(from);
-        self.exec.gated(acts, parts.mat(Part::Gate), parts.mat(Part::Up), act, &mut out[..n * hidden]);
+        self.exec.gated(acts, parts.mat(gate), parts.mat(up), act, &mut out[..n * hidden]);
         self.put(Rows::Hidden, out);
         Ok(())
     }
 
-    fn route(&mut self, m: &Moe, n: usize) -> Result<(), Error> {
+    fn gate_shared(&mut self, layer: usize, n: usize) -> Result<(), Error> {
+        let (weight, dim, cpu) = (self.parts(Some(layer)).vector(Part::SharedRouter), self.model.spec.dim, self.cpu());
+        let Buffers { h, shared, .. } = &mut self.buffers;
+        self.exec.rows(&mut shared[..n * dim], dim, |i, row| {
+            let dot: f32 = h[i * dim..(i + 1) * dim].iter().zip(weight).map(|(x, w)| x * w).sum();
+            float::scale(cpu, row, 1.0 / (1.0 + (-dot).exp()));
+        });
+        Ok(())
+    }
+
+    fn route(&mut self, layer: usize, m: &Moe, n: usize) -> Result<(), Error> {
+        let bias = m.bias.then(|| self.parts(Some(layer)).vector(Part::RouterBias));
         let (cpu, b) = (self.cpu(), &mut self.buffers);
-        b.routing.choose(cpu, &mut b.router[..n * m.n_experts], n, m);
+        b.routing.choose(cpu, &mut b.router[..n * m.n_experts], bias, n, m);
         Ok(())
     }
 
@@ -254,10 +318,12 @@ impl Ops for CpuOps<'_> {
         Ok(())
     }
 
-    fn add(&mut self, n: usize) -> Result<(), Error> {
-        let (dim, cpu, b) = (self.model.spec.dim, self.cpu(), &mut self.buffers);
-        let h = &b.h;
-        self.exec.rows(&mut b.x[..n * dim], dim, |i, x| float::add_assign(cpu, x, &h[i * dim..(i + 1) * dim]));
+    fn add(&mut self, to: Rows, from: Rows, n: usize) -> Result<(), Error> {
+        let (dim, cpu) = (self.model.spec.dim, self.cpu());
+        let mut out = self.take(to);
+        let x = self.buffers.rows(from);
+        self.exec.rows(&mut out[..n * dim], dim, |i, out| float::add_assign(cpu, out, &x[i * dim..(i + 1) * dim]));
+        self.put(to, out);
         Ok(())
     }
 
@@ -300,7 +366,7 @@ impl Ops for CpuOps<'_> {
     }
 
     fn remove(&mut self, seq: SeqId, gone: Range<usize>, held: usize) -> Result<(), Error> {
-        self.kv.remove(&self.model.spec, &self.model.ropes, &self.exec, seq, gone, held);
+        self.kv.remove(&self.model.spec, &self.ropes, &self.exec, seq, gone, held);
         Ok(())
     }
 

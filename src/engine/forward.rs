@@ -4,7 +4,7 @@
 use super::batch::{BatchToken, Run};
 use super::ops::{At, Ops, Rows};
 use super::{Engine, Error, Inputs, Observer};
-use crate::model::{Ffn, Gated, Gqa, Layer, Mixer, Moe, Part, Residual};
+use crate::model::{Activation, Ffn, Gated, Gqa, Layer, Mixer, Mla, Moe, Part, Residual, Shared};
 
 impl Engine<'_> {
     /// Computes a batch of at most [`Engine::n_ubatch`] tokens, and gives the logits of those that want them, in the
@@ -53,38 +53,68 @@ impl Engine<'_> {
         let mut n = batch.len();
         for (index, layer) in spec.layers.iter().enumerate() {
             let mixer = devices.placement.layers[index].mixer;
+            // An exact batch is computed where its tokens alone would be.
+            let ffn = devices.ffn(index, if exact { 1 } else { n });
+            let parallel = layer.residual == Residual::Parallel;
+            macro_rules! half_on {
+                ($lane:expr) => {{
+                    let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+                    HalfLayer { ops: devices.ops($lane), layer, index, dim, observer }
+                }};
+            }
             devices.cross(lane, mixer, n * dim)?;
-            lane = mixer;
-            let observer_here = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
-            let mut half = HalfLayer { ops: devices.ops(lane), layer, index, dim, observer: observer_here };
-            let Residual::Sequential = layer.residual;
+            if parallel {
+                // Before the attention is queued, so that a card computes it while the CPU has the other part.
+                devices.cross(mixer, ffn, n * dim)?;
+            }
+            let mut half = half_on!(mixer);
             half.norm(Part::AttnNorm, n)?;
-            let Mixer::Gqa(a) = &layer.mixer;
-            half.attention(a, runs, n)?;
+            half.mixer(runs, n)?;
             // Only the tokens whose logits are wanted go through the end of the last layer.
             if index + 1 == spec.layers.len() && n_out < n && half.observer.is_none() {
-                half.ops.keep(Rows::Att, a.n_heads * a.v_dim, wanted)?;
+                let (heads, _, v_dim) = layer.mixer.heads();
+                half.ops.keep(Rows::Att, heads * v_dim, wanted)?;
                 half.ops.keep(Rows::X, dim, wanted)?;
+                if parallel && ffn != mixer {
+                    devices.ops(ffn).keep(Rows::X, dim, wanted)?;
+                }
                 n = n_out;
             }
             if n == 0 {
                 break;
             }
-            half.attention_out(a, n)?;
-            half.add_to_residual(Part::AttnPostNorm, n)?;
-
-            // An exact batch is computed where its tokens alone would be.
-            let ffn = devices.ffn(index, if exact { 1 } else { n });
-            devices.cross(lane, ffn, n * dim)?;
-            lane = ffn;
-            let observer_here = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
-            let mut half = HalfLayer { ops: devices.ops(lane), layer, index, dim, observer: observer_here };
-            half.norm(Part::FfnNorm, n)?;
-            match &layer.ffn {
-                Ffn::Gated(f) => half.gated(f, n)?,
-                Ffn::Moe(m) => half.moe(m, n)?,
+            if parallel {
+                let mut half = half_on!(ffn);
+                half.norm(Part::AttnNorm, n)?;
+                half.ffn(n, true)?;
+                half.add_to_residual(Part::FfnPostNorm, n)?;
+                devices.cross(ffn, mixer, n * dim)?;
+                lane = mixer;
             }
-            half.add_to_residual(Part::FfnPostNorm, n)?;
+            let mut half = half_on!(mixer);
+            half.mixer_out(n)?;
+            half.add_to_residual(Part::AttnPostNorm, n)?;
+            if !parallel {
+                devices.cross(mixer, ffn, n * dim)?;
+                // What every token goes through stays with the mixer: a card computes it while the CPU has the experts.
+                let apart = layer.ffn.shared().filter(|_| mixer != ffn);
+                if let Some((act, shared)) = apart {
+                    let mut half = half_on!(mixer);
+                    half.norm(Part::FfnNorm, n)?;
+                    half.ops.quantize(Some(index), Rows::H, &[Part::GateShared, Part::UpShared], n)?;
+                    half.shared(act, shared, n)?;
+                }
+                let mut half = half_on!(ffn);
+                half.norm(Part::FfnNorm, n)?;
+                half.ffn(n, apart.is_none())?;
+                half.add_to_residual(Part::FfnPostNorm, n)?;
+                lane = ffn;
+                if apart.is_some() {
+                    devices.cross(ffn, mixer, n * dim)?;
+                    devices.ops(mixer).add(Rows::X, Rows::Shared, n)?;
+                    lane = mixer;
+                }
+            }
         }
         for run in runs.iter() {
             lens[run.seq.0] = run.pos + run.n;
@@ -147,6 +177,22 @@ impl HalfLayer<'_, '_> {
         self.ops.norm(self.at(), part, self.layer.norm, Rows::X, Rows::H, n)
     }
 
+    /// `H` through the part that mixes positions, to `Att`.
+    fn mixer(&mut self, runs: &[Run], n: usize) -> Result<(), Error> {
+        match &self.layer.mixer {
+            Mixer::Gqa(a) => self.attention(a, runs, n),
+            Mixer::Mla(a) => self.latent_attention(a, runs, n),
+        }
+    }
+
+    /// `H` through the feed-forward part, back to `H`; of a mixture of experts with what every token goes through, or without.
+    fn ffn(&mut self, n: usize, with_shared: bool) -> Result<(), Error> {
+        match &self.layer.ffn {
+            Ffn::Gated(f) => self.gated(f, n),
+            Ffn::Moe(m) => self.moe(m, m.shared.filter(|_| with_shared), n),
+        }
+    }
+
     /// `H` to queries, keys and values, keys and values to the cache, and what attention gives to `Att`.
     fn attention(&mut self, a: &Gqa, runs: &[Run], n: usize) -> Result<(), Error> {
         self.show(&[Part::Q, Part::K, Part::V], Rows::H, n, self.dim, None)?;
@@ -161,42 +207,83 @@ impl HalfLayer<'_, '_> {
         self.ops.rotate(layer, a, Rows::Q, n)?;
         self.ops.rotate(layer, a, Rows::K, n)?;
         for &run in runs {
-            self.ops.store(layer, a, run)?;
+            self.ops.store(layer, self.layer.mixer.cached(), run)?;
             self.ops.attend(layer, a, run)?;
         }
         Ok(())
     }
 
+    /// `H` to queries and latents, these to the cache, and what attention gives to `Att`.
+    fn latent_attention(&mut self, a: &Mla, runs: &[Run], n: usize) -> Result<(), Error> {
+        let (at, layer) = (self.at(), self.index);
+        let (first, to) = if a.q_rank.is_some() { (Part::QA, Rows::QLatent) } else { (Part::Q, Rows::Q) };
+        self.show(&[first, Part::KvA], Rows::H, n, self.dim, None)?;
+        self.ops.quantize(at, Rows::H, &[first, Part::KvA], n)?;
+        self.ops.matmul(at, &[(first, to), (Part::KvA, Rows::K)])?;
+        if let Some(rank) = a.q_rank {
+            self.ops.norm(at, Part::QANorm, a.norm, Rows::QLatent, Rows::QLatent, n)?;
+            self.show(&[Part::QB], Rows::QLatent, n, rank, None)?;
+            self.ops.quantize(at, Rows::QLatent, &[Part::QB], n)?;
+            self.ops.matmul(at, &[(Part::QB, Rows::Q)])?;
+        }
+        self.ops.latent(layer, a, n)?;
+        for &run in runs {
+            self.ops.store(layer, self.layer.mixer.cached(), run)?;
+            self.ops.attend_latent(layer, a, run)?;
+        }
+        Ok(())
+    }
+
     /// `Att` through the output projection to `H`.
-    fn attention_out(&mut self, a: &Gqa, n: usize) -> Result<(), Error> {
-        self.show(&[Part::AttnOut], Rows::Att, n, a.n_heads * a.v_dim, None)?;
+    fn mixer_out(&mut self, n: usize) -> Result<(), Error> {
+        let (heads, _, v_dim) = self.layer.mixer.heads();
+        self.show(&[Part::AttnOut], Rows::Att, n, heads * v_dim, None)?;
         self.ops.quantize(self.at(), Rows::Att, &[Part::AttnOut], n)?;
         self.ops.matmul(self.at(), &[(Part::AttnOut, Rows::H)])?;
-        if a.out_bias { self.ops.bias(self.at(), Part::AttnOutBias, Rows::H, n) } else { Ok(()) }
+        match &self.layer.mixer {
+            Mixer::Gqa(Gqa { out_bias: true, .. }) => self.ops.bias(self.at(), Part::AttnOutBias, Rows::H, n),
+            _ => Ok(()),
+        }
     }
 
     /// `H` through a gated network, back to `H`.
     fn gated(&mut self, f: &Gated, n: usize) -> Result<(), Error> {
         self.show(&[Part::Gate, Part::Up], Rows::H, n, self.dim, None)?;
         self.ops.quantize(self.at(), Rows::H, &[Part::Gate, Part::Up], n)?;
-        self.ops.gated(self.index, f.act, f.hidden)?;
+        self.ops.gated(self.index, [Part::Gate, Part::Up], f.act, f.hidden)?;
         self.show(&[Part::Down], Rows::Hidden, n, f.hidden, None)?;
         self.ops.quantize(self.at(), Rows::Hidden, &[Part::Down], n)?;
         self.ops.matmul(self.at(), &[(Part::Down, Rows::H)])
     }
 
-    /// `H` through the experts that the router picks for each token, back to `H`.
-    fn moe(&mut self, m: &Moe, n: usize) -> Result<(), Error> {
+    /// `H`, made ready before, through the network that every token goes through, to `Shared`.
+    fn shared(&mut self, act: Activation, shared: Shared, n: usize) -> Result<(), Error> {
+        self.show(&[Part::GateShared, Part::UpShared], Rows::H, n, self.dim, None)?;
+        self.ops.gated(self.index, [Part::GateShared, Part::UpShared], act, shared.hidden)?;
+        self.show(&[Part::DownShared], Rows::Hidden, n, shared.hidden, None)?;
+        self.ops.quantize(self.at(), Rows::Hidden, &[Part::DownShared], n)?;
+        self.ops.matmul(self.at(), &[(Part::DownShared, Rows::Shared)])?;
+        if shared.gated { self.ops.gate_shared(self.index, n) } else { Ok(()) }
+    }
+
+    /// `H` through the experts that the router picks for each token, and the network beside them, back to `H`.
+    fn moe(&mut self, m: &Moe, shared: Option<Shared>, n: usize) -> Result<(), Error> {
+        let at = self.at();
         self.show(&[Part::Router], Rows::H, n, self.dim, None)?;
-        self.ops.quantize(self.at(), Rows::H, &[Part::Router, Part::GateExps, Part::UpExps], n)?;
-        self.ops.matmul(self.at(), &[(Part::Router, Rows::Router)])?;
-        self.ops.route(m, n)?;
+        let parts = [Part::Router, Part::GateExps, Part::UpExps, Part::GateShared, Part::UpShared];
+        self.ops.quantize(at, Rows::H, &parts[..if shared.is_some() { 5 } else { 3 }], n)?;
+        self.ops.matmul(at, &[(Part::Router, Rows::Router)])?;
+        if let Some(shared) = shared {
+            self.shared(m.act, shared, n)?;
+        }
+        self.ops.route(self.index, m, n)?;
         self.show(&[Part::GateExps, Part::UpExps], Rows::H, n, self.dim, Some((m, false)))?;
         self.ops.gated_experts(self.index, m, n)?;
         let pairs = n * m.n_active;
         self.show(&[Part::DownExps], Rows::Hidden, pairs, m.hidden, Some((m, true)))?;
-        self.ops.quantize(self.at(), Rows::Hidden, &[Part::DownExps], pairs)?;
-        self.ops.combine_experts(self.index, m, n)
+        self.ops.quantize(at, Rows::Hidden, &[Part::DownExps], pairs)?;
+        self.ops.combine_experts(self.index, m, n)?;
+        if shared.is_some() { self.ops.add(Rows::H, Rows::Shared, n) } else { Ok(()) }
     }
 
     /// `X += H`, `H` normalized first where the layer says so.
@@ -204,6 +291,6 @@ impl HalfLayer<'_, '_> {
         if let Some(norm) = self.layer.post_norm {
             self.ops.norm(self.at(), post, norm, Rows::H, Rows::H, n)?;
         }
-        self.ops.add(n)
+        self.ops.add(Rows::X, Rows::H, n)
     }
 }

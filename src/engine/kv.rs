@@ -6,7 +6,7 @@
 use super::SeqId;
 use super::ops::Half;
 use crate::model::rope::Rope;
-use crate::model::{Mixer, ModelSpec};
+use crate::model::{Cached, ModelSpec};
 use ostro_kernels::{Exec, KvType, float};
 use std::ops::Range;
 
@@ -28,22 +28,25 @@ impl Default for KvTypes {
 impl KvTypes {
     /// Bytes that one position takes in all layers.
     pub fn bytes_per_token(self, spec: &ModelSpec) -> usize {
-        let layer = |mixer: &Mixer| match mixer {
-            Mixer::Gqa(a) => a.n_kv_heads * (self.k.row_bytes(a.head_dim) + self.v.row_bytes(a.v_dim)),
-        };
-        spec.layers.iter().map(|l| layer(&l.mixer)).sum()
+        spec.layers.iter().map(|layer| self.bytes_of(layer.mixer.cached())).sum()
     }
 
     /// Bytes that a token reads when the cache holds `held` positions with its own: where a layer has a window, no more
     /// than that.
     pub fn bytes_read(self, spec: &ModelSpec, held: usize) -> usize {
-        let layer = |mixer: &Mixer| match mixer {
-            Mixer::Gqa(a) => {
-                let row = self.k.row_bytes(a.head_dim) + self.v.row_bytes(a.v_dim);
-                a.n_kv_heads * row * held.min(a.window.unwrap_or(held))
-            }
-        };
-        spec.layers.iter().map(|l| layer(&l.mixer)).sum()
+        let cached = spec.layers.iter().map(|layer| layer.mixer.cached());
+        cached.map(|cached| self.bytes_of(cached) * held.min(cached.window.unwrap_or(held))).sum()
+    }
+
+    /// Bytes that one position takes in a layer.
+    pub fn bytes_of(self, cached: Cached) -> usize {
+        let (key, value) = self.rows_of(cached);
+        cached.heads * (key + value)
+    }
+
+    /// Bytes of a key and of a value.
+    pub fn rows_of(self, cached: Cached) -> (usize, usize) {
+        (self.k.row_bytes(cached.key), self.v.row_bytes(cached.value))
     }
 }
 
@@ -51,7 +54,7 @@ impl KvTypes {
 pub(super) struct LayerKv {
     /// `[n_kv_heads][n_ctx][row_bytes(head_dim)]`
     pub k: Vec<u8>,
-    /// `[n_kv_heads][n_ctx][row_bytes(v_dim)]`
+    /// `[n_kv_heads][n_ctx][row_bytes(v_dim)]`; nothing where values are the front of the keys.
     pub v: Vec<u8>,
 }
 
@@ -68,11 +71,10 @@ pub(super) struct KvCache {
 impl KvCache {
     /// A cache of the layers that are `here`.
     pub fn new(spec: &ModelSpec, n_seqs: usize, n_ctx: usize, types: KvTypes, here: impl Fn(usize) -> bool) -> KvCache {
-        let layers: Vec<&Mixer> = spec.layers.iter().map(|l| &l.mixer).collect();
-        let row_bytes = layers.iter().map(|Mixer::Gqa(a)| (types.k.row_bytes(a.head_dim), types.v.row_bytes(a.v_dim)));
-        let row_bytes: Vec<(usize, usize)> = row_bytes.collect();
-        let layer = |(i, Mixer::Gqa(a)): (usize, &&Mixer)| {
-            let (rows, (key, value)) = (if here(i) { a.n_kv_heads * n_ctx } else { 0 }, row_bytes[i]);
+        let layers: Vec<Cached> = spec.layers.iter().map(|l| l.mixer.cached()).collect();
+        let row_bytes: Vec<(usize, usize)> = layers.iter().map(|&cached| types.rows_of(cached)).collect();
+        let layer = |(i, cached): (usize, &Cached)| {
+            let (rows, (key, value)) = (if here(i) { cached.heads * n_ctx } else { 0 }, row_bytes[i]);
             LayerKv { k: vec![0; rows * key], v: vec![0; rows * value] }
         };
         let seq = || layers.iter().enumerate().map(layer).collect();
@@ -129,21 +131,20 @@ impl KvCache {
         let kept = gone.start..held - gone.len();
         let angles: Vec<_> = ropes.iter().map(|rope| rope.back(gone.len() as u32)).collect();
         for (layer, cache) in spec.layers.iter().zip(&mut self.seqs[seq.0]) {
-            let Mixer::Gqa(a) = &layer.mixer;
-            let (cos, sin) = &angles[a.rope];
-            let pairs = spec.ropes[a.rope].pairs;
-            let key = types.k.row_bytes(a.head_dim);
+            let (cached, rope) = (layer.mixer.cached(), layer.mixer.key_rope());
+            let (key, value) = types.rows_of(cached);
             exec.rows(&mut cache.k, n_ctx * key, |_, head| {
                 head.copy_within(gone.end * key..held * key, gone.start * key);
-                let mut row = vec![0.0; a.head_dim];
+                let Some((rope, skip)) = rope else { return };
+                let ((cos, sin), pairs) = (&angles[rope], spec.ropes[rope].pairs);
+                let mut row = vec![0.0; cached.key];
                 for key in head[kept.start * key..kept.end * key].chunks_exact_mut(key) {
                     types.k.load(cpu, key, &mut row);
-                    float::rope(cpu, &mut row, a.head_dim, cos, sin, pairs);
+                    float::rope(cpu, &mut row[skip..], cached.key - skip, cos, sin, pairs);
                     types.k.store(cpu, &row, key);
                 }
             });
-            let value = types.v.row_bytes(a.v_dim);
-            exec.rows(&mut cache.v, n_ctx * value, |_, head| {
+            exec.rows(&mut cache.v, (n_ctx * value).max(1), |_, head| {
                 head.copy_within(gone.end * value..held * value, gone.start * value);
             });
         }
@@ -153,7 +154,7 @@ impl KvCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{RopeScaling, RopeSpec};
+    use crate::model::{RopeFactors, RopeScaling, RopeSpec};
     use ostro_kernels::{Cpu, float::Pairs};
 
     /// A key turned to position 9 and moved down by 4 is the key turned to position 5, for every type of cache, pairing and
@@ -166,7 +167,8 @@ mod tests {
         for cpu in Cpu::all() {
             for (pairs, scaling) in [(Pairs::Adjacent, RopeScaling::None), (Pairs::Halves, yarn)] {
                 // Part of the head is not turned.
-                let spec = RopeSpec { dim: 24, pairs, base: 100.0, scaling, factors: true };
+                let spec =
+                    RopeSpec { dim: 24, pairs, base: 100.0, scaling, factors: RopeFactors::Fixed, magnitude: 1.0 };
                 let rope = Rope::new(&spec, Some(&factors));
                 let key: Vec<f32> = (0..head_dim).map(|i| (i as f32 * 1.7).sin()).collect();
                 let at = |position: u32| {

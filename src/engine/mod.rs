@@ -11,6 +11,7 @@ mod forward;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod kv;
+mod latent;
 mod moe;
 mod observer;
 #[cfg(feature = "cuda")]

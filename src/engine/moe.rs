@@ -1,6 +1,6 @@
 //! The router's choice: which experts each token goes to, with what weight, and the tokens grouped by expert.
 
-use crate::model::{Moe, Router};
+use crate::model::{ExpertGroups, Moe, Router};
 use ostro_kernels::{Cpu, Groups, float};
 
 /// Pairs of (token, expert) of a batch, sorted by expert, then by token.
@@ -20,6 +20,9 @@ pub(super) struct Routing {
     chosen: Vec<u32>,
     /// Where the next pair of each expert goes.
     next: Vec<usize>,
+    /// What the experts of a token are chosen by, `[n_experts]`.
+    keys: Vec<f32>,
+    group_scores: Vec<f32>,
 }
 
 impl Routing {
@@ -28,6 +31,8 @@ impl Routing {
         let pairs = n * n_active;
         self.offsets.reserve(n_experts + 1);
         self.next.reserve(n_experts);
+        self.keys.reserve(n_experts);
+        self.group_scores.reserve(n_experts);
         self.token.reserve(pairs);
         self.pair.reserve(pairs);
         self.weight.reserve(pairs);
@@ -37,20 +42,31 @@ impl Routing {
         }
     }
 
-    /// Chooses from router logits `[n, n_experts]`. Of equal scores the lower index is taken.
-    pub fn choose(&mut self, cpu: Cpu, logits: &mut [f32], n: usize, moe: &Moe) {
+    /// Chooses from router logits `[n, n_experts]`, with `bias` added to what is chosen by. Of equal scores the lower index is
+    /// taken.
+    pub fn choose(&mut self, cpu: Cpu, logits: &mut [f32], bias: Option<&[f32]>, n: usize, moe: &Moe) {
         self.chosen.clear();
         self.weight.clear();
         for scores in logits.chunks_exact_mut(moe.n_experts).take(n) {
             match moe.router {
                 Router::Softmax => float::softmax(cpu, scores),
+                Router::Sigmoid => scores.iter_mut().for_each(|s| *s = 1.0 / (1.0 + (-*s).exp())),
+            }
+            let keys = &mut self.keys;
+            keys.clear();
+            keys.extend_from_slice(scores);
+            if let Some(bias) = bias {
+                keys.iter_mut().zip(bias).for_each(|(key, bias)| *key += bias);
+            }
+            if let Some(groups) = moe.groups {
+                leave_best_groups(keys, groups, &mut self.group_scores);
             }
             let first = self.weight.len();
             for _ in 0..moe.n_active {
-                let best = (0..moe.n_experts).fold(0, |best, e| if scores[e] > scores[best] { e } else { best });
+                let best = (0..moe.n_experts).fold(0, |best, e| if keys[e] > keys[best] { e } else { best });
                 self.chosen.push(best as u32);
                 self.weight.push(scores[best]);
-                scores[best] = f32::NEG_INFINITY;
+                keys[best] = f32::NEG_INFINITY;
             }
             let chosen = &mut self.weight[first..];
             if moe.renormalize {
@@ -92,6 +108,32 @@ impl Routing {
     }
 }
 
+/// Takes the experts of all but the best groups out of the choice. Of equal groups the lower index is taken.
+fn leave_best_groups(keys: &mut [f32], groups: ExpertGroups, scores: &mut Vec<f32>) {
+    let each = keys.len() / groups.n;
+    let score = |group: &[f32]| {
+        // The best few in turn; a group has few experts.
+        let mut taken = [usize::MAX; 2];
+        (0..groups.best.min(2)).fold(0.0, |sum, round| {
+            let left = (0..each).filter(|e| !taken.contains(e));
+            let best =
+                left.fold(usize::MAX, |best, e| if best == usize::MAX || group[e] > group[best] { e } else { best });
+            taken[round] = best;
+            sum + group.get(best).copied().unwrap_or(0.0)
+        })
+    };
+    scores.clear();
+    scores.extend(keys.chunks_exact(each).map(score));
+    for _ in 0..groups.n_active {
+        let best = (0..groups.n).fold(0, |best, g| if scores[g] > scores[best] { g } else { best });
+        scores[best] = f32::NEG_INFINITY;
+    }
+    // A group that was taken has no score left.
+    for (group, _) in scores.iter().enumerate().filter(|(_, score)| **score > f32::NEG_INFINITY) {
+        keys[group * each..(group + 1) * each].fill(f32::NEG_INFINITY);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,15 +147,19 @@ mod tests {
             hidden: 1,
             act: Activation::Silu,
             router: Router::Softmax,
+            groups: None,
+            bias: false,
             renormalize: true,
             scale: 1.0,
+            shared: None,
+            fused: false,
         };
         let ln = f32::ln;
         // Token 0 wants experts 3 (weight 3/4) and 1 (1/4), token 1 has a tie: 0 and 1 are taken, in this order.
         let mut logits = [ln(0.1), ln(0.2), ln(0.1), ln(0.6), ln(0.25), ln(0.25), ln(0.25), ln(0.25)];
         let mut routing = Routing::default();
         routing.reserve(2, 4, 2);
-        routing.choose(Cpu::detect(), &mut logits, 2, &moe);
+        routing.choose(Cpu::detect(), &mut logits, None, 2, &moe);
         assert_eq!(routing.offsets, [0, 1, 3, 3, 4]);
         assert_eq!(routing.token, [1, 0, 1, 0]);
         assert_eq!(routing.pair, [3, 1, 0, 2]);

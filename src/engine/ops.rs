@@ -5,7 +5,7 @@
 
 use super::batch::{BatchToken, Run};
 use super::{Error, SeqId};
-use crate::model::{Activation, Gqa, Moe, Norm, Part};
+use crate::model::{Activation, Cached, Gqa, Mla, Moe, Norm, Part};
 use ostro_kernels::Groups;
 use std::ops::Range;
 
@@ -18,7 +18,9 @@ pub(super) enum Rows {
     H,
     /// Queries, `[n, n_heads, head_dim]`.
     Q,
-    /// Keys, `[n, n_kv_heads, head_dim]`.
+    /// What queries are made from where they have a latent of their own, `[n, q_rank]`.
+    QLatent,
+    /// Keys, `[n, n_kv_heads, head_dim]`; or latents, each with its rotated key, `[n, kv_rank + rope_dim]`.
     K,
     /// Values, `[n, n_kv_heads, v_dim]`.
     V,
@@ -28,6 +30,8 @@ pub(super) enum Rows {
     Hidden,
     /// The router's logits, `[n, n_experts]`.
     Router,
+    /// What the network gives that every token goes through beside the experts, `[n, dim]`.
+    Shared,
     /// Logits of the tokens that want them, `[wanted, n_vocab]`.
     Logits,
 }
@@ -66,26 +70,35 @@ pub(super) trait Ops {
     /// Normalizes each query (`Rows::Q`) or key (`Rows::K`) head where the layer says so, and rotates it.
     fn rotate(&mut self, layer: usize, a: &Gqa, rows: Rows, n: usize) -> Result<(), Error>;
 
+    /// Normalizes the latents (`Rows::K`), and rotates the ends of these and of each query head.
+    fn latent(&mut self, layer: usize, a: &Mla, n: usize) -> Result<(), Error>;
+
     /// Keys and values of a run's tokens to the cache.
-    fn store(&mut self, layer: usize, a: &Gqa, run: Run) -> Result<(), Error>;
+    fn store(&mut self, layer: usize, cached: Cached, run: Run) -> Result<(), Error>;
 
     /// Attention of a run's tokens over the cache, to `Rows::Att`.
     fn attend(&mut self, layer: usize, a: &Gqa, run: Run) -> Result<(), Error>;
 
-    /// `hidden = act(gate) * up` of the rows that were made ready last.
-    fn gated(&mut self, layer: usize, act: Activation, hidden: usize) -> Result<(), Error>;
+    /// [`Ops::attend`] of latent attention: over the latents in the cache, whose keys and values are made of them.
+    fn attend_latent(&mut self, layer: usize, a: &Mla, run: Run) -> Result<(), Error>;
+
+    /// `hidden = act(gate) * up` of the rows that were made ready last, with two matrices.
+    fn gated(&mut self, layer: usize, parts: [Part; 2], act: Activation, hidden: usize) -> Result<(), Error>;
+
+    /// Multiplies each row of `Rows::Shared` by the sigmoid of the product of its token's `Rows::H` with the layer's vector.
+    fn gate_shared(&mut self, layer: usize, n: usize) -> Result<(), Error>;
 
     /// Chooses the experts of each token by `Rows::Router`.
-    fn route(&mut self, m: &Moe, n: usize) -> Result<(), Error>;
+    fn route(&mut self, layer: usize, m: &Moe, n: usize) -> Result<(), Error>;
 
-    /// `hidden = act(gate) * up` of each token and each expert that it goes to, `[pairs, hidden]`.
+    /// `hidden = act(gate) * up` of each token's `Rows::H`, made ready before, and each expert that it goes to, `[pairs, hidden]`.
     fn gated_experts(&mut self, layer: usize, m: &Moe, n: usize) -> Result<(), Error>;
 
     /// The down projection of the pairs that were made ready last, summed by token under the router's weights to `Rows::H`.
     fn combine_experts(&mut self, layer: usize, m: &Moe, n: usize) -> Result<(), Error>;
 
-    /// `X += H`.
-    fn add(&mut self, n: usize) -> Result<(), Error>;
+    /// `to += from`, `[n, dim]`.
+    fn add(&mut self, to: Rows, from: Rows, n: usize) -> Result<(), Error>;
 
     /// Moves the rows `keep` (ascending) to the front, `width` floats each.
     fn keep(&mut self, rows: Rows, width: usize, keep: &[usize]) -> Result<(), Error>;

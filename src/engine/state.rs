@@ -13,7 +13,6 @@
 
 use super::ops::Half;
 use super::{Engine, Error, SeqId, Session};
-use crate::model::Mixer;
 use ostro_kernels::KvType;
 use std::io::{self, Read, Write};
 
@@ -23,8 +22,10 @@ type Shape = (usize, usize, usize);
 impl Engine<'_> {
     fn shapes(&self) -> impl Iterator<Item = Shape> {
         let types = self.kv;
-        self.model.spec.layers.iter().map(move |layer| match &layer.mixer {
-            Mixer::Gqa(a) => (a.n_kv_heads, types.k.row_bytes(a.head_dim), types.v.row_bytes(a.v_dim)),
+        self.model.spec.layers.iter().map(move |layer| {
+            let cached = layer.mixer.cached();
+            let (key, value) = types.rows_of(cached);
+            (cached.heads, key, value)
         })
     }
 }

@@ -2,17 +2,17 @@
 
 use super::Error;
 use super::ops::At;
-use crate::gguf::Gguf;
-use crate::model::{Account, Manifest, ModelSpec, Part, Source, rope::Rope};
-use ostro_kernels::{DType, Mat, quantize};
+use crate::gguf::{Gguf, Tensor};
+use crate::model::{Account, Manifest, ModelSpec, Part, Role, RopeFactors, RopeSpec, Source, rope::Rope};
+use ostro_kernels::{Cpu, DType, Mat, quantize};
 
 /// One weight.
 enum Weight<'f> {
     /// A matrix in the map.
     Matrix(Mat<'f>),
-    /// One matrix an expert, in the map, whichever way the file lays them out.
+    /// One matrix an expert or head, whichever way the file lays them out.
     Experts(Vec<Mat<'f>>),
-    /// A norm or a bias: a few kilobytes, copied out as floats.
+    /// Norms, a bias or a table: a few kilobytes, copied out as floats.
     Vector(Vec<f32>),
 }
 
@@ -101,7 +101,6 @@ pub struct Model<'f> {
     pub account: Account,
     /// What a user should know, one line each.
     pub warnings: Vec<String>,
-    pub(super) ropes: Vec<Rope>,
     globals: Parts<'f>,
     layers: Vec<Parts<'f>>,
 }
@@ -125,20 +124,31 @@ impl<'f> Model<'f> {
         let mut layers: Vec<_> = spec.layers.iter().map(|_| Parts::empty()).collect();
         for (binding, tensors) in manifest.bindings.iter().zip(&tensors) {
             let size = |i: usize| binding.dims.get(i).map_or(1, |&d| d as usize);
-            let view = |tensor: &crate::gguf::Tensor, rows| {
-                Mat::new(tensor.dtype, rows, size(0), gguf.data(tensor)).expect("the shape was checked by resolve")
+            let cols = binding.file_dims()[0] as usize;
+            let view = |tensor: &Tensor| {
+                let rows = tensor.dims[1..].iter().product::<u64>() as usize;
+                Mat::new(tensor.dtype, rows, cols, gguf.data(tensor)).expect("the shape was checked by resolve")
             };
-            let weight = match (&binding.source, binding.dims.len()) {
-                (Source::PerExpert(_), _) => Weight::Experts(tensors.iter().map(|t| view(t, size(1))).collect()),
-                (Source::Tensor(_), 3) => {
-                    let all = view(tensors[0], size(1) * size(2));
+            let is_vector = binding.dims.len() == 1 || binding.role == Role::Norm;
+            let weight = match &binding.source {
+                Source::PerExpert(_) => Weight::Experts(tensors.iter().map(|t| view(t)).collect()),
+                Source::Tensor(_) if is_vector => Weight::Vector(floats(gguf, tensors[0])),
+                Source::Tensor(_) if binding.dims.len() == 2 => Weight::Matrix(view(tensors[0])),
+                Source::Tensor(_) => {
+                    let all = view(tensors[0]);
                     Weight::Experts((0..size(2)).map(|e| all.stacked(e, size(2))).collect())
                 }
-                (Source::Tensor(_), 2) => Weight::Matrix(view(tensors[0], size(1))),
-                (Source::Tensor(_), _) => {
-                    let mut floats = vec![0.0; size(0)];
-                    quantize::decode_row(tensors[0].dtype, gguf.data(tensors[0]), &mut floats);
-                    Weight::Vector(floats)
+                Source::Rows { first, .. } if is_vector => {
+                    Weight::Vector(floats(gguf, tensors[0])[*first..*first + size(0)].to_vec())
+                }
+                Source::Rows { of, first, turned, .. } => {
+                    let (all, rows) = (view(tensors[0]), if *turned { size(0) } else { size(1) });
+                    let part = |i: usize| all.part(i * of + first, rows);
+                    match (turned, binding.dims.len()) {
+                        (true, _) => Weight::Experts((0..size(2)).map(|i| turned_round(gguf, part(i))).collect()),
+                        (false, 2) => Weight::Matrix(part(0)),
+                        (false, _) => Weight::Experts((0..size(2)).map(part).collect()),
+                    }
                 }
             };
             let parts = match binding.slot.layer {
@@ -148,12 +158,21 @@ impl<'f> Model<'f> {
             parts.present.push(binding.slot.part);
             parts.weights[binding.slot.part as usize] = Some(weight);
         }
-        let ropes = spec
-            .ropes
-            .iter()
-            .map(|rope| Rope::new(rope, rope.factors.then(|| globals.vector(Part::RopeFactors))))
-            .collect();
-        Ok(Model { spec, manifest, account, warnings, ropes, globals, layers })
+        Ok(Model { spec, manifest, account, warnings, globals, layers })
+    }
+
+    /// The rotary embeddings for a context of `n_ctx` positions.
+    pub(super) fn ropes(&self, n_ctx: usize) -> Vec<Rope> {
+        let rope = |rope: &RopeSpec| {
+            let table = match rope.factors {
+                RopeFactors::None => None,
+                RopeFactors::Fixed => Some(Part::RopeFactors),
+                RopeFactors::ByContext { original } if n_ctx > original => Some(Part::RopeLong),
+                RopeFactors::ByContext { .. } => Some(Part::RopeShort),
+            };
+            Rope::new(rope, table.map(|table| self.globals.vector(table)))
+        };
+        self.spec.ropes.iter().map(rope).collect()
     }
 
     /// The types of the matrices.
@@ -178,4 +197,28 @@ impl<'f> Model<'f> {
     pub(super) fn head_part(&self) -> Part {
         if self.spec.tied_head { Part::Embed } else { Part::Head }
     }
+}
+
+/// A tensor as floats.
+fn floats(gguf: &Gguf, tensor: &Tensor) -> Vec<f32> {
+    let mut floats = vec![0.0; tensor.dims.iter().product::<u64>() as usize];
+    quantize::decode_row(tensor.dtype, gguf.data(tensor), &mut floats);
+    floats
+}
+
+/// A matrix whose rows are the columns of another: of the same type where that is floats, else of eight bits, which is more
+/// than the weights had.
+fn turned_round<'f>(gguf: &'f Gguf, mat: Mat<'_>) -> Mat<'f> {
+    let (rows, cols) = (mat.cols(), mat.rows());
+    let mut floats = vec![0.0; rows * cols];
+    quantize::decode_row(mat.dtype(), mat.data(), &mut floats);
+    let turned: Vec<f32> = (0..rows * cols).map(|i| floats[i % cols * rows + i / cols]).collect();
+    let dtype = match mat.dtype() {
+        float @ (DType::F32 | DType::F16 | DType::BF16) => float,
+        _ if cols.is_multiple_of(DType::Q8_0.block_elems()) => DType::Q8_0,
+        _ => DType::F16,
+    };
+    let mut bytes = vec![0; dtype.row_bytes(cols).expect("whole blocks") * rows];
+    quantize::encode(Cpu::detect(), dtype, &turned, cols, None, &mut bytes);
+    Mat::new(dtype, rows, cols, gguf.keep(bytes)).expect("of these rows")
 }

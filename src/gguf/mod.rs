@@ -37,6 +37,7 @@ pub struct Gguf {
     tensors: Vec<Tensor>,
     index: HashMap<String, usize>,
     warnings: Vec<String>,
+    made: elsa::sync::FrozenVec<Box<[u8]>>,
 }
 
 /// Pieces of a tensor that [`Gguf::fingerprint`] looks at, and bytes of a piece.
@@ -83,6 +84,11 @@ impl Tensor {
 }
 
 impl Gguf {
+    /// Keeps bytes that were made of the file's, for as long as those are there.
+    pub fn keep(&self, bytes: Vec<u8>) -> &[u8] {
+        self.made.push_get(bytes.into())
+    }
+
     /// Opens a file, or a split set by its first part, with the default options.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
         Gguf::open_with(path, &OpenOptions::default())
@@ -110,7 +116,7 @@ impl Gguf {
             set.check_tensors(&tensors)?;
         }
         let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Ok(Gguf { files, version, alignment, metadata, tensors, index, warnings })
+        Ok(Gguf { files, version, alignment, metadata, tensors, index, warnings, made: Default::default() })
     }
 
     /// The path of the file, or of the first part.

@@ -43,7 +43,7 @@ impl Account {
     pub fn new(spec: &ModelSpec, manifest: &Manifest, tensors: &[Vec<&Tensor>]) -> Account {
         let mut account = Account::default();
         for (binding, tensors) in manifest.bindings.iter().zip(tensors) {
-            let bytes: u64 = tensors.iter().map(|t| t.bytes).sum();
+            let bytes = binding.bytes(tensors);
             account.by_binding.push(bytes);
             *account.by_role.entry(binding.role).or_default() += bytes;
             account.read_per_token += read(spec, binding, bytes);
@@ -70,12 +70,18 @@ impl Macs {
             (None, _) => {}
             (Some(layer), _) => {
                 self.layers += macs;
-                if layer + 1 == spec.layers.len() && !matches!(binding.slot.part, Part::Q | Part::K | Part::V) {
+                if layer + 1 == spec.layers.len() && !before_attention(binding.slot.part) {
                     self.last += macs;
                 }
             }
         }
     }
+}
+
+/// Whether a matrix is multiplied with every token, whatever is wanted of it.
+fn before_attention(part: Part) -> bool {
+    use Part::*;
+    matches!(part, Q | K | V | QA | QB | KvA)
 }
 
 fn read(spec: &ModelSpec, binding: &Binding, bytes: u64) -> u64 {

@@ -3,7 +3,7 @@
 //! One list serves the loader, the check for leftovers, the planner, the quantization policy and the account of
 //! bytes per token. It follows from the spec alone, except that experts may lie merged or one by one.
 
-use super::{Error, Ffn, Mixer, ModelSpec, Shapes};
+use super::{Error, Ffn, Mixer, ModelSpec, Residual, RopeFactors, Shapes};
 use crate::gguf::{Gguf, Tensor};
 use ostro_kernels::DType;
 use std::collections::HashSet;
@@ -16,6 +16,8 @@ pub enum Part {
     OutNorm,
     Head,
     RopeFactors,
+    RopeLong,
+    RopeShort,
     AttnNorm,
     Q,
     K,
@@ -25,6 +27,13 @@ pub enum Part {
     VBias,
     QNorm,
     KNorm,
+    QA,
+    QANorm,
+    QB,
+    KvA,
+    KvANorm,
+    KB,
+    VB,
     AttnOut,
     AttnOutBias,
     AttnPostNorm,
@@ -34,21 +43,49 @@ pub enum Part {
     Down,
     FfnPostNorm,
     Router,
+    RouterBias,
     GateExps,
     UpExps,
     DownExps,
+    SharedRouter,
+    GateShared,
+    UpShared,
+    DownShared,
 }
 
 impl Part {
     /// How many parts there are.
-    pub const COUNT: usize = Part::DownExps as usize + 1;
+    pub const COUNT: usize = Part::DownShared as usize + 1;
 
-    /// Whether it belongs to the half of a layer that mixes positions, and not to the feed-forward half.
+    /// Whether it has its place with the half of a layer that mixes positions, and not with the feed-forward half. So does the
+    /// network that every token goes through beside the experts.
     pub fn is_mixer(self) -> bool {
         use Part::*;
         matches!(
             self,
-            AttnNorm | Q | K | V | QBias | KBias | VBias | QNorm | KNorm | AttnOut | AttnOutBias | AttnPostNorm
+            AttnNorm
+                | Q
+                | K
+                | V
+                | QBias
+                | KBias
+                | VBias
+                | QNorm
+                | KNorm
+                | QA
+                | QANorm
+                | QB
+                | KvA
+                | KvANorm
+                | KB
+                | VB
+                | AttnOut
+                | AttnOutBias
+                | AttnPostNorm
+                | SharedRouter
+                | GateShared
+                | UpShared
+                | DownShared
         )
     }
 
@@ -59,6 +96,8 @@ impl Part {
             Part::OutNorm => ("output_norm.weight", Role::Norm),
             Part::Head => ("output.weight", Role::Head),
             Part::RopeFactors => ("rope_freqs.weight", Role::Table),
+            Part::RopeLong => ("rope_factors_long.weight", Role::Table),
+            Part::RopeShort => ("rope_factors_short.weight", Role::Table),
             Part::AttnNorm => ("attn_norm.weight", Role::Norm),
             Part::Q => ("attn_q.weight", Role::Attention),
             Part::K => ("attn_k.weight", Role::Attention),
@@ -68,6 +107,13 @@ impl Part {
             Part::VBias => ("attn_v.bias", Role::Attention),
             Part::QNorm => ("attn_q_norm.weight", Role::Norm),
             Part::KNorm => ("attn_k_norm.weight", Role::Norm),
+            Part::QA => ("attn_q_a.weight", Role::Attention),
+            Part::QANorm => ("attn_q_a_norm.weight", Role::Norm),
+            Part::QB => ("attn_q_b.weight", Role::Attention),
+            Part::KvA => ("attn_kv_a_mqa.weight", Role::Attention),
+            Part::KvANorm => ("attn_kv_a_norm.weight", Role::Norm),
+            Part::KB => ("attn_k_b.weight", Role::Attention),
+            Part::VB => ("attn_v_b.weight", Role::Attention),
             Part::AttnOut => ("attn_output.weight", Role::Attention),
             Part::AttnOutBias => ("attn_output.bias", Role::Attention),
             Part::AttnPostNorm => ("post_attention_norm.weight", Role::Norm),
@@ -77,6 +123,11 @@ impl Part {
             Part::Down => ("ffn_down.weight", Role::Ffn),
             Part::FfnPostNorm => ("post_ffw_norm.weight", Role::Norm),
             Part::Router => ("ffn_gate_inp.weight", Role::Router),
+            Part::RouterBias => ("exp_probs_b.bias", Role::Router),
+            Part::SharedRouter => ("ffn_gate_inp_shexp.weight", Role::Router),
+            Part::GateShared => ("ffn_gate_shexp.weight", Role::Shared),
+            Part::UpShared => ("ffn_up_shexp.weight", Role::Shared),
+            Part::DownShared => ("ffn_down_shexp.weight", Role::Shared),
             Part::GateExps => ("ffn_gate_exps.weight", Role::Experts),
             Part::UpExps => ("ffn_up_exps.weight", Role::Experts),
             Part::DownExps => ("ffn_down_exps.weight", Role::Experts),
@@ -95,6 +146,7 @@ pub enum Role {
     Ffn,
     Router,
     Experts,
+    Shared,
     Head,
     Table,
 }
@@ -126,6 +178,19 @@ pub enum Source {
     Tensor(String),
     /// One tensor for each expert, as in files of before April 2024.
     PerExpert(Vec<String>),
+    /// Some rows of a tensor that holds several weights, or of each of its matrices.
+    Rows {
+        /// The tensor.
+        name: String,
+        /// Its shape, fastest dimension first.
+        shape: Vec<u64>,
+        /// Rows of each of its matrices, of which this weight has as many as its shape says.
+        of: usize,
+        /// The first of these.
+        first: usize,
+        /// They are this weight's columns.
+        turned: bool,
+    },
 }
 
 /// One weight of the model.
@@ -154,10 +219,27 @@ impl Binding {
         }
     }
 
+    /// The shape of its tensor, or of each of its tensors.
+    pub fn file_dims(&self) -> &[u64] {
+        match &self.source {
+            Source::Tensor(_) => &self.dims,
+            Source::PerExpert(_) => &self.dims[..self.dims.len() - 1],
+            Source::Rows { shape, .. } => shape,
+        }
+    }
+
+    /// The bytes that this weight has of its tensors.
+    pub fn bytes(&self, tensors: &[&Tensor]) -> u64 {
+        let all: u64 = tensors.iter().map(|t| t.bytes).sum();
+        let of_file: u64 = self.file_dims().iter().product::<u64>() * tensors.len() as u64;
+        let own: u64 = self.dims.iter().product();
+        (u128::from(all) * u128::from(own) / u128::from(of_file.max(1))) as u64
+    }
+
     /// The names of its tensors.
     pub fn names(&self) -> &[String] {
         match &self.source {
-            Source::Tensor(name) => std::slice::from_ref(name),
+            Source::Tensor(name) | Source::Rows { name, .. } => std::slice::from_ref(name),
             Source::PerExpert(names) => names,
         }
     }
@@ -171,13 +253,22 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The weights that `spec` needs; `shapes` tells in which layout the experts lie.
+    /// The weights that `spec` needs; `shapes` tells whether experts lie merged or one by one.
     pub fn new(spec: &ModelSpec, shapes: &dyn Shapes) -> Manifest {
         let mut list = List { shapes, bindings: Vec::new() };
         let (dim, vocab) = (spec.dim, spec.n_vocab);
         list.add(None, Part::Embed, &[dim, vocab]);
-        if let Some(rope) = spec.ropes.iter().find(|r| r.factors) {
-            list.add(None, Part::RopeFactors, &[rope.dim / 2]);
+        for rope in &spec.ropes {
+            let tables: &[Part] = match rope.factors {
+                RopeFactors::None => &[],
+                RopeFactors::Fixed => &[Part::RopeFactors],
+                RopeFactors::ByContext { .. } => &[Part::RopeLong, Part::RopeShort],
+            };
+            for &table in tables {
+                if !list.bindings.iter().any(|b| b.slot.part == table) {
+                    list.add(None, table, &[rope.dim / 2]);
+                }
+            }
         }
         for (i, layer) in spec.layers.iter().enumerate() {
             let at = Some(i);
@@ -185,39 +276,93 @@ impl Manifest {
             match &layer.mixer {
                 Mixer::Gqa(a) => {
                     let (q, k, v) = (a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, a.n_kv_heads * a.v_dim);
-                    list.add(at, Part::Q, &[dim, q]);
-                    list.add(at, Part::K, &[dim, k]);
-                    list.add(at, Part::V, &[dim, v]);
-                    if a.qkv_bias {
-                        list.add(at, Part::QBias, &[q]);
-                        list.add(at, Part::KBias, &[k]);
-                        list.add(at, Part::VBias, &[v]);
+                    let rows = [(Part::Q, q), (Part::K, k), (Part::V, v)];
+                    let biases = [(Part::QBias, q), (Part::KBias, k), (Part::VBias, v)];
+                    if a.fused {
+                        list.add_rows(at, "attn_qkv.weight", &[dim], &rows, &[]);
+                    } else {
+                        rows.iter().for_each(|&(part, rows)| list.add(at, part, &[dim, rows]));
+                    }
+                    match (a.qkv_bias, a.fused) {
+                        (false, _) => {}
+                        (true, true) => list.add_rows(at, "attn_qkv.bias", &[], &biases, &[]),
+                        (true, false) => biases.iter().for_each(|&(part, rows)| list.add(at, part, &[rows])),
                     }
                     if a.qk_norm.is_some() {
-                        list.add(at, Part::QNorm, &[a.head_dim]);
-                        list.add(at, Part::KNorm, &[a.head_dim]);
+                        let dims = |heads| if a.norm_by_head { vec![a.head_dim, heads] } else { vec![a.head_dim] };
+                        list.add(at, Part::QNorm, &dims(a.n_heads));
+                        list.add(at, Part::KNorm, &dims(a.n_kv_heads));
                     }
                     list.add(at, Part::AttnOut, &[a.n_heads * a.v_dim, dim]);
                     if a.out_bias {
                         list.add(at, Part::AttnOutBias, &[dim]);
                     }
                 }
+                Mixer::Mla(a) => {
+                    let q = a.n_heads * (a.nope_dim + a.rope_dim);
+                    match a.q_rank {
+                        Some(rank) => {
+                            list.add(at, Part::QA, &[dim, rank]);
+                            list.add(at, Part::QANorm, &[rank]);
+                            list.add(at, Part::QB, &[rank, q]);
+                        }
+                        None => list.add(at, Part::Q, &[dim, q]),
+                    }
+                    list.add(at, Part::KvA, &[dim, a.latent()]);
+                    list.add(at, Part::KvANorm, &[a.kv_rank]);
+                    let (keys, values) = ([a.nope_dim, a.kv_rank, a.n_heads], [a.kv_rank, a.v_dim, a.n_heads]);
+                    if a.joined {
+                        let of = a.nope_dim + a.v_dim;
+                        let name = Slot { layer: at, part: Part::KB }.name().replace("attn_k_b", "attn_kv_b");
+                        for (part, dims, first, turned) in
+                            [(Part::KB, keys, 0, true), (Part::VB, values, a.nope_dim, false)]
+                        {
+                            let shape = vec![a.kv_rank as u64, (a.n_heads * of) as u64];
+                            list.push(at, part, &dims, Source::Rows { name: name.clone(), shape, of, first, turned });
+                        }
+                    } else {
+                        list.add(at, Part::KB, &keys);
+                        list.add(at, Part::VB, &values);
+                    }
+                    list.add(at, Part::AttnOut, &[a.n_heads * a.v_dim, dim]);
+                }
             }
             if layer.post_norm.is_some() {
                 list.add(at, Part::AttnPostNorm, &[dim]);
             }
-            list.add(at, Part::FfnNorm, &[dim]);
+            if layer.residual == Residual::Sequential {
+                list.add(at, Part::FfnNorm, &[dim]);
+            }
             match &layer.ffn {
                 Ffn::Gated(f) => {
-                    list.add(at, Part::Gate, &[dim, f.hidden]);
-                    list.add(at, Part::Up, &[dim, f.hidden]);
+                    let rows = [(Part::Gate, f.hidden), (Part::Up, f.hidden)];
+                    if f.fused {
+                        list.add_rows(at, "ffn_up.weight", &[dim], &rows, &[]);
+                    } else {
+                        rows.iter().for_each(|&(part, rows)| list.add(at, part, &[dim, rows]));
+                    }
                     list.add(at, Part::Down, &[f.hidden, dim]);
                 }
                 Ffn::Moe(m) => {
                     list.add(at, Part::Router, &[dim, m.n_experts]);
-                    list.add(at, Part::GateExps, &[dim, m.hidden, m.n_experts]);
-                    list.add(at, Part::UpExps, &[dim, m.hidden, m.n_experts]);
+                    if m.bias {
+                        list.add(at, Part::RouterBias, &[m.n_experts]);
+                    }
+                    let rows = [(Part::GateExps, m.hidden), (Part::UpExps, m.hidden)];
+                    if m.fused {
+                        list.add_rows(at, "ffn_gate_up_exps.weight", &[dim], &rows, &[m.n_experts]);
+                    } else {
+                        rows.iter().for_each(|&(part, rows)| list.add(at, part, &[dim, rows, m.n_experts]));
+                    }
                     list.add(at, Part::DownExps, &[m.hidden, dim, m.n_experts]);
+                    if let Some(shared) = m.shared {
+                        if shared.gated {
+                            list.add(at, Part::SharedRouter, &[dim]);
+                        }
+                        list.add(at, Part::GateShared, &[dim, shared.hidden]);
+                        list.add(at, Part::UpShared, &[dim, shared.hidden]);
+                        list.add(at, Part::DownShared, &[shared.hidden, dim]);
+                    }
                 }
             }
             if layer.post_norm.is_some() {
@@ -240,10 +385,7 @@ impl Manifest {
         let mut claimed: HashSet<&str> = HashSet::new();
         let mut found = Vec::with_capacity(self.bindings.len());
         for binding in &self.bindings {
-            let dims = match &binding.source {
-                Source::Tensor(_) => &binding.dims[..],
-                Source::PerExpert(_) => &binding.dims[..binding.dims.len() - 1],
-            };
+            let dims = binding.file_dims();
             let mut tensors = Vec::with_capacity(binding.names().len());
             for name in binding.names() {
                 let tensor = gguf.tensor(name).ok_or_else(|| Error::MissingTensor {
@@ -259,7 +401,7 @@ impl Manifest {
                         expected: format!("{dims:?}"),
                     });
                 }
-                let (ok, expected) = if dims.len() == 1 {
+                let (ok, expected) = if dims.len() == 1 || binding.role == Role::Norm {
                     (matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16), "F32, F16 or BF16")
                 } else {
                     (computable(tensor.dtype), "a weight of floats or blocks")
@@ -277,7 +419,8 @@ impl Manifest {
             }
             found.push(tensors);
         }
-        let mut left = gguf.tensors().iter().filter(|t| !claimed.contains(t.name.as_str()) && !is_derived(&t.name));
+        let unused = |name: &str| is_derived(name) || is_beyond(name, spec);
+        let mut left = gguf.tensors().iter().filter(|t| !claimed.contains(t.name.as_str()) && !unused(&t.name));
         if let Some(first) = left.next() {
             return Err(Error::Unclaimed {
                 file: file(),
@@ -311,6 +454,12 @@ fn is_derived(name: &str) -> bool {
     name == "rope_freqs.weight" || name.ends_with(".attn_rot_embd.weight") || name.ends_with(".attn_rot_embd")
 }
 
+/// Tensors of layers that predict further tokens, after the last that is computed.
+fn is_beyond(name: &str, spec: &ModelSpec) -> bool {
+    let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    layer.is_some_and(|layer| (spec.layers.len()..spec.layers.len() + spec.spare_layers).contains(&layer))
+}
+
 /// A shape without trailing ones, which writers may leave out.
 fn without_ones(dims: &[u64]) -> &[u64] {
     let n = dims.iter().rposition(|&d| d != 1).map_or(1, |last| last + 1);
@@ -339,6 +488,32 @@ impl List<'_> {
             }
             _ => Source::Tensor(name),
         };
-        self.bindings.push(Binding { slot, source, dims: dims.iter().map(|&d| d as u64).collect(), role });
+        self.push(layer, part, dims, source);
+    }
+
+    /// Weights that lie one after the other in the rows of one tensor: `before` and `after` are its dimensions around these.
+    fn add_rows(
+        &mut self,
+        layer: Option<usize>,
+        tensor: &str,
+        before: &[usize],
+        parts: &[(Part, usize)],
+        after: &[usize],
+    ) {
+        let of = parts.iter().map(|(_, rows)| rows).sum();
+        let dims = |rows: usize| [before, &[rows], after].concat();
+        let mut first = 0;
+        for &(part, rows) in parts {
+            let name = layer.map_or_else(|| tensor.to_owned(), |layer| format!("blk.{layer}.{tensor}"));
+            let shape = dims(of).iter().map(|&d| d as u64).collect();
+            self.push(layer, part, &dims(rows), Source::Rows { name, shape, of, first, turned: false });
+            first += rows;
+        }
+    }
+
+    fn push(&mut self, layer: Option<usize>, part: Part, dims: &[usize], source: Source) {
+        let (_, role) = part.name_and_role();
+        let dims = dims.iter().map(|&d| d as u64).collect();
+        self.bindings.push(Binding { slot: Slot { layer, part }, source, dims, role });
     }
 }

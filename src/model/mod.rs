@@ -18,6 +18,6 @@ pub use error::Error;
 pub use header::{Header, Shapes};
 pub use manifest::{Binding, Manifest, Part, Role, Slot, Source, computable};
 pub use spec::{
-    Activation, Ffn, Gated, Gqa, Layer, Mixer, ModelSpec, Moe, Norm, NormKind, Pairs, Residual, RopeScaling, RopeSpec,
-    Router,
+    Activation, Cached, ExpertGroups, Ffn, Gated, Gqa, Layer, Mixer, Mla, ModelSpec, Moe, Norm, NormKind, Pairs,
+    Residual, RopeFactors, RopeScaling, RopeSpec, Router, Shared,
 };

@@ -24,7 +24,7 @@ impl Rope {
     /// The angles of `spec`, divided by `factors` (`rope_freqs.weight`, `[dim / 2]`) where given.
     pub fn new(spec: &RopeSpec, factors: Option<&[f32]>) -> Rope {
         let (dim, pairs) = (spec.dim as f32, spec.dim / 2);
-        let (mut stretch, mut magnitude) = (vec![1.0; pairs], 1.0);
+        let (mut stretch, mut magnitude) = (vec![1.0; pairs], spec.magnitude);
         match spec.scaling {
             RopeScaling::None => {}
             RopeScaling::Linear(factor) => stretch.fill(1.0 / factor),
@@ -37,7 +37,7 @@ impl Rope {
                     let ramp = ((i as f32 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
                     *s = ramp / factor + (1.0 - ramp);
                 }
-                magnitude = attn_factor * (1.0 + 0.1 * factor.ln());
+                magnitude *= attn_factor * (1.0 + 0.1 * factor.ln());
             }
         }
         Rope {
@@ -88,10 +88,10 @@ impl Rope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Pairs;
+    use crate::model::{Pairs, RopeFactors};
 
     fn spec(scaling: RopeScaling) -> RopeSpec {
-        RopeSpec { dim: 8, pairs: Pairs::Adjacent, base: 10000.0, scaling, factors: false }
+        RopeSpec { dim: 8, pairs: Pairs::Adjacent, base: 10000.0, scaling, factors: RopeFactors::None, magnitude: 1.0 }
     }
 
     /// The angles of position 1 are the frequencies.

@@ -1,6 +1,6 @@
 //! What each half of a layer weighs, and what a token reads of it.
 
-use crate::model::{Ffn, Manifest, Mixer, ModelSpec, Part, Role};
+use crate::model::{Ffn, Manifest, ModelSpec, Part, Role};
 use ostro_kernels::KvType;
 use std::collections::BTreeMap;
 
@@ -118,10 +118,10 @@ impl Sizes {
             sizes.embedding_read = 0;
         }
         for (layer, (mixer, _)) in spec.layers.iter().zip(&mut sizes.layers) {
-            let Mixer::Gqa(a) = &layer.mixer;
-            let row = a.n_kv_heads * (context.k.row_bytes(a.head_dim) + context.v.row_bytes(a.v_dim));
+            let cached = layer.mixer.cached();
+            let row = cached.heads * (context.k.row_bytes(cached.key) + context.v.row_bytes(cached.value));
             mixer.kv = (row * context.n_ctx) as u64;
-            mixer.kv_read = (row * context.n_ctx.min(a.window.unwrap_or(usize::MAX))) as u64;
+            mixer.kv_read = (row * context.n_ctx.min(cached.window.unwrap_or(usize::MAX))) as u64;
         }
         sizes
     }
@@ -131,15 +131,15 @@ impl Sizes {
 fn buffers(spec: &ModelSpec, n: usize) -> u64 {
     let (mut q, mut kv, mut att, mut hidden, mut spare, mut router) = (0, 0, 0, 0, n * spec.dim, 0);
     for layer in &spec.layers {
-        let Mixer::Gqa(a) = &layer.mixer;
-        q = q.max(n * a.n_heads * a.head_dim);
-        kv = kv.max(n * a.n_kv_heads * (a.head_dim + a.v_dim));
+        let (cached, (heads, key, value)) = (layer.mixer.cached(), layer.mixer.heads());
+        q = q.max(n * heads * key);
+        kv = kv.max(n * cached.heads * (cached.key + cached.value));
         // Attention also keeps parts of up to 2,048 rows for 32 chunks of positions.
-        att = att.max(n * a.n_heads * a.v_dim + (n * a.n_heads).min(2048) * 32 * (a.v_dim + 2));
+        att = att.max(n * heads * value + (n * heads).min(2048) * 32 * (value + 2));
         match &layer.ffn {
             Ffn::Gated(f) => hidden = hidden.max(n * f.hidden),
             Ffn::Moe(m) => {
-                hidden = hidden.max(n * m.n_active * m.hidden);
+                hidden = hidden.max(n * m.n_active * m.hidden).max(n * m.shared.map_or(0, |shared| shared.hidden));
                 spare = spare.max(n * m.n_active * spec.dim);
                 router = router.max(n * (m.n_experts + 5 * m.n_active));
             }

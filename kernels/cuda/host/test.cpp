@@ -131,7 +131,7 @@ static void layers() {
     const int n = 3, dim = 70, experts = 5, active = 2;
     vector<float> x = floats(n * dim), weight = floats(dim), out(n * dim, NAN);
     for (int centred = 0; centred < 2; ++centred) {
-        NormArgs norm_args = {x.data(), weight.data(), out.data(), dim, 1e-5f, centred};
+        NormArgs norm_args = {x.data(), weight.data(), out.data(), dim, 1e-5f, centred, dim, 1};
         RUN(norm, (uint3{n, 1, 1}), 256, 0, norm_args);
     }
     EachArgs each = {out.data(), x.data(), n, dim, 0.5f, 3.0f};
@@ -145,8 +145,19 @@ static void layers() {
 
     vector<float> logits = floats(n * experts), weights(n * active), rows = floats(n * active * dim);
     vector<int> chosen(n * active), offsets(experts + 1), token(n * active), pair(n * active);
-    RouteArgs route = {logits.data(), chosen.data(), weights.data(), offsets.data(), token.data(), pair.data(), n, experts, active, 1, 1.0f};
+    vector<float> choice_bias = floats(experts);
+    RouteArgs route = {logits.data(), nullptr, chosen.data(), weights.data(), offsets.data(), token.data(), pair.data(),
+                       n, experts, active, 0, 0, 0, 0, 1, 1.0f};
     RUN(choose, (uint3{1, 1, 1}), 256, 0, route);
+    RouteArgs grouped = route;
+    grouped.bias = choice_bias.data();
+    grouped.experts = 4, grouped.groups = 2, grouped.groups_active = 1, grouped.group_best = 2, grouped.sigmoid = 1;
+    RUN(choose, (uint3{1, 1, 1}), 256, 0, grouped);
+    RUN(choose, (uint3{1, 1, 1}), 256, 0, route);
+    GateRowsArgs gate = {out.data(), x.data(), weight.data(), dim};
+    RUN(gate_rows, (uint3{n, 1, 1}), 256, 0, gate);
+    MoveHeadsArgs move = {x.data(), out.data(), n, 2, 35, dim, 35, 35, 35 * n};
+    RUN(move_heads, (uint3{1, 1, 1}), 256, 0, move);
     RUN(group, (uint3{1, 1, 1}), 512, 0, route);
     CombineArgs combine_args = {rows.data(), weights.data(), pair.data(), out.data(), n, active, dim};
     RUN(combine, (uint3{1, 1, 1}), 256, 0, combine_args);
@@ -184,15 +195,16 @@ static void attention(int type) {
     for (int chunk : {96, 32}) {
         int chunks = (int)over(held, chunk);
         vector<float> parts(chunks * n * heads * (width + 2));
-        AttendArgs a = {q.data(), k.data(), v.data(), out.data(), parts.data(), type, type, n, first, heads, kv_heads, width, width,
+        int row = kv_row_bytes(type, width);
+        AttendArgs a = {q.data(), k.data(), v.data(), out.data(), parts.data(), type, type, row, row, n, first, heads, kv_heads, width, width,
                         capacity, capacity, chunk, chunks, 0.1f, 0.0f};
-        size_t shared = 4 * (16 * (width + 33) + 32 * (width | 1));
+        size_t shared = 4 * (16 * (width + 33) + ATTEND_TILE * SLICE_STRIDE);
         RUN(attend_128, (uint3{over(n * heads / kv_heads, 16), (unsigned)kv_heads, (unsigned)chunks}), 128, shared, a);
         if (chunks > 1) RUN(attend_join, (uint3{(unsigned)(n * heads), 1, 1}), 128, 0, a);
         check("attend", out, want, 1e-4);
     }
     vector<float> angles(12, 0.6f);
-    ShiftArgs shift_args = {k.data(), angles.data(), angles.data(), type, width, capacity, 3, 20, held, 12, 0};
+    ShiftArgs shift_args = {k.data(), angles.data(), angles.data(), type, width, capacity, 3, 20, held, 12, 0, 0};
     RUN(shift, (uint3{(unsigned)kv_heads, 1, 1}), 256, 0, shift_args);
     shift_args.cos = nullptr;
     RUN(shift, (uint3{(unsigned)kv_heads, 1, 1}), 256, 0, shift_args);

@@ -34,8 +34,8 @@ pub struct Attend<'a> {
     pub q: &'a [f32],
     /// `[n_kv_heads, capacity, row_bytes(head_dim)]` of type `k_type`.
     pub k: &'a [u8],
-    /// `[n_kv_heads, capacity, row_bytes(v_dim)]` of type `v_type`.
-    pub v: &'a [u8],
+    /// `[n_kv_heads, capacity, row_bytes(v_dim)]` of type `v_type`; `None`: a value is the front of its key.
+    pub v: Option<&'a [u8]>,
     /// How the keys are stored.
     pub k_type: KvType,
     /// How the values are stored.
@@ -133,11 +133,16 @@ impl<'a> Job<'a> {
         };
         assert!(a.n_kv_heads > 0 && a.n_heads.is_multiple_of(a.n_kv_heads), "{} / {} heads", a.n_heads, a.n_kv_heads);
         assert!(a.head_dim > 0 && a.v_dim > 0, "head of {} and {}", a.head_dim, a.v_dim);
-        let (k_row, v_row) = (a.k_type.row_bytes(a.head_dim), a.v_type.row_bytes(a.v_dim));
+        let k_row = a.k_type.row_bytes(a.head_dim);
+        let (v, v_type, v_row) = match a.v {
+            Some(v) => (v, a.v_type, a.v_type.row_bytes(a.v_dim)),
+            None => (a.k, a.k_type, k_row),
+        };
+        assert!(a.v.is_some() || a.v_dim <= a.head_dim, "values of {} in keys of {}", a.v_dim, a.head_dim);
         assert_eq!(a.q.len(), product("q", [a.n, a.n_heads, a.head_dim]), "floats in q");
         assert_eq!(a.out.len(), product("out", [a.n, a.n_heads, a.v_dim]), "floats in out");
         assert_eq!(a.k.len(), product("k", [a.n_kv_heads, a.capacity, k_row]), "bytes in k");
-        assert_eq!(a.v.len(), product("v", [a.n_kv_heads, a.capacity, v_row]), "bytes in v");
+        assert_eq!(v.len(), product("v", [a.n_kv_heads, a.capacity, v_row]), "bytes in v");
         let end = a.first_pos.checked_add(a.n).expect("first_pos overflows");
         assert!(end <= a.capacity, "positions up to {end} in a cache of {}", a.capacity);
         let window = a.window.unwrap_or(usize::MAX);
@@ -152,9 +157,9 @@ impl<'a> Job<'a> {
             args: Args {
                 q: a.q,
                 k: a.k,
-                v: a.v,
+                v,
                 k_type: a.k_type,
-                v_type: a.v_type,
+                v_type,
                 capacity: a.capacity,
                 n: a.n,
                 first_pos: a.first_pos,

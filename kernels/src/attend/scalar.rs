@@ -32,7 +32,7 @@ pub(super) fn row(
         }
         let weight = (score - top).exp();
         weights += weight;
-        a.v_type.load_scalar(&job.values(kv_head, pos)[..job.v_row], &mut buffer[..a.v_dim]);
+        a.v_type.load_scalar(&job.values(kv_head, pos)[..a.v_type.row_bytes(a.v_dim)], &mut buffer[..a.v_dim]);
         sums.iter_mut().zip(&*buffer).for_each(|(sum, v)| *sum += weight * v);
     }
     (top, weights)

@@ -16,6 +16,8 @@ struct Case {
     v_type: KvType,
     window: Option<usize>,
     softcap: Option<f32>,
+    /// Values are the front of the keys.
+    in_keys: bool,
 }
 
 const PLAIN: Case = Case {
@@ -29,6 +31,7 @@ const PLAIN: Case = Case {
     v_type: KvType::F16,
     window: None,
     softcap: None,
+    in_keys: false,
 };
 
 /// Inputs of a case, and its cache, where unused positions are NaN if the type has one.
@@ -79,7 +82,7 @@ impl Case {
         let args = Attend {
             q: &data.q[from * n_heads * self.head_dim..to * n_heads * self.head_dim],
             k: &data.k,
-            v: &data.v,
+            v: (!self.in_keys).then_some(&data.v[..]),
             k_type: self.k_type,
             v_type: self.v_type,
             capacity: data.capacity,
@@ -123,7 +126,10 @@ impl Case {
                 let total: f64 = scores.iter().map(|score| (score - top).exp()).sum();
                 let mut sums = vec![0.0; self.v_dim];
                 for (i, score) in scores.iter().enumerate() {
-                    let v = load(self.v_type, &data.v, self.v_dim, head / self.group, from + i);
+                    let v = match self.in_keys {
+                        true => load(self.k_type, &data.k, self.head_dim, head / self.group, from + i),
+                        false => load(self.v_type, &data.v, self.v_dim, head / self.group, from + i),
+                    };
                     let weight = (score - top).exp() / total;
                     sums.iter_mut().zip(&v).for_each(|(sum, v)| *sum += weight * f64::from(*v));
                 }

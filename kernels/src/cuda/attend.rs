@@ -2,7 +2,9 @@
 
 use super::args::{AttendArgs, ShiftArgs, StoreArgs};
 use super::error::CudaError;
+use super::layer::Functions;
 use super::memory::Buffer;
+use super::ptx::Function;
 use super::{Gpu, GpuRope, int, need};
 use crate::{KvType, Pairs};
 use std::ops::Range;
@@ -29,8 +31,10 @@ pub struct GpuAttend<'a> {
     pub q: &'a Buffer<f32>,
     /// The keys.
     pub k: &'a GpuKv,
-    /// The values.
-    pub v: &'a GpuKv,
+    /// The values; `None`: a value is the front of its key, `v_dim` long.
+    pub v: Option<&'a GpuKv>,
+    /// Length of a value.
+    pub v_dim: usize,
     /// The first query token in the batch.
     pub first: usize,
     /// The number of query tokens.
@@ -55,6 +59,8 @@ const MOST_CHUNKS: usize = 32;
 const MANY_BLOCKS: usize = 128;
 const THREADS: usize = 128;
 const TILE: usize = 32;
+/// Values of a key at most.
+const MOST_WIDTH: usize = 640;
 
 fn code(kind: KvType) -> i32 {
     match kind {
@@ -64,10 +70,20 @@ fn code(kind: KvType) -> i32 {
     }
 }
 
+/// Heads of these lengths: whose kernel, and how many rows a block of it takes.
+fn heads_kernel(head_dim: usize, v_dim: usize) -> Option<(fn(&Functions) -> Function, usize)> {
+    match (head_dim, v_dim) {
+        (0..=256, 0..=128) => Some((|f| f.attend_128, 16)),
+        (0..=512, 0..=256) => Some((|f| f.attend_256, 8)),
+        (0..=MOST_WIDTH, 0..=512) => Some((|f| f.attend_512, 8)),
+        _ => None,
+    }
+}
+
 impl Gpu {
     /// Whether there is a kernel for heads of these lengths.
     pub fn attends(head_dim: usize, v_dim: usize) -> bool {
-        head_dim.max(v_dim) <= 2 * THREADS
+        heads_kernel(head_dim, v_dim).is_some()
     }
 
     /// A cache of `heads` heads of `width` values for `capacity` positions.
@@ -113,7 +129,7 @@ impl Gpu {
     }
 
     /// Forgets the positions `gone` and moves those up to `held` down. Keys are turned by `rope`, one row of angles for
-    /// all; values move as they are.
+    /// all, from a key's value `skip` on; values move as they are.
     ///
     /// # Errors
     /// A driver that is lost.
@@ -123,29 +139,30 @@ impl Gpu {
     pub fn shift(
         &self,
         kv: &mut GpuKv,
-        rope: Option<&GpuRope<'_>>,
+        rope: Option<(&GpuRope<'_>, usize)>,
         gone: Range<usize>,
         held: usize,
     ) -> Result<(), CudaError> {
         assert!(gone.start <= gone.end && gone.end <= held && held <= kv.capacity, "{gone:?} of {held}");
-        assert!(kv.width <= 512, "heads of {}", kv.width);
-        if let Some(rope) = rope {
+        assert!(kv.width <= MOST_WIDTH, "heads of {}", kv.width);
+        if let Some((rope, skip)) = rope {
             need("cosines", rope.cos, rope.pairs);
             need("sines", rope.sin, rope.pairs);
-            assert!(2 * rope.pairs <= kv.width, "{} pairs of a head of {}", rope.pairs, kv.width);
+            assert!(skip + 2 * rope.pairs <= kv.width, "{} pairs of a head of {}", rope.pairs, kv.width);
         }
         let args = ShiftArgs {
             cache: kv.bytes.at,
-            cos: rope.map_or(0, |r| r.cos.at),
-            sin: rope.map_or(0, |r| r.sin.at),
+            cos: rope.map_or(0, |(r, _)| r.cos.at),
+            sin: rope.map_or(0, |(r, _)| r.sin.at),
             kind: code(kv.kind),
             width: int(kv.width),
             capacity: int(kv.capacity),
             start: int(gone.start),
             end: int(gone.end),
             held: int(held),
-            pairs: rope.map_or(0, |r| int(r.pairs)),
-            adjacent: rope.map_or(0, |r| i32::from(r.pairing == Pairs::Adjacent)),
+            pairs: rope.map_or(0, |(r, _)| int(r.pairs)),
+            adjacent: rope.map_or(0, |(r, _)| i32::from(r.pairing == Pairs::Adjacent)),
+            skip: rope.map_or(0, |(_, skip)| int(skip)),
         };
         // SAFETY: the positions and lengths were checked.
         unsafe { self.launch(self.functions.shift, (kv.heads, 1, 1), 256, 0, &args) }
@@ -165,10 +182,14 @@ impl Gpu {
     /// # Panics
     /// When a shape does not fit.
     pub fn attend(&self, a: &GpuAttend<'_>, scratch: &mut Buffer<f32>, out: &mut Buffer<f32>) -> Result<(), CudaError> {
-        let (k, v) = (a.k, a.v);
-        let (head_dim, v_dim, n_kv_heads) = (k.width, v.width, k.heads);
-        assert!(Gpu::attends(head_dim, v_dim), "heads of {head_dim} and {v_dim}");
+        let k = a.k;
+        let v = a.v.unwrap_or(k);
+        let (head_dim, v_dim, n_kv_heads) = (k.width, a.v_dim, k.heads);
+        let Some((function, rows_of_block)) = heads_kernel(head_dim, v_dim) else {
+            panic!("heads of {head_dim} and {v_dim}")
+        };
         assert!(v.heads == n_kv_heads && v.capacity == k.capacity, "keys and values of different shapes");
+        assert!(v_dim <= v.width && (a.v.is_none() || v_dim == v.width), "values of {v_dim} in rows of {}", v.width);
         assert!(n_kv_heads > 0 && a.n_heads.is_multiple_of(n_kv_heads), "{} / {n_kv_heads} heads", a.n_heads);
         assert!(a.first_pos + a.n <= k.capacity, "positions up to {} of {}", a.first_pos + a.n, k.capacity);
         need("queries", a.q, (a.first + a.n) * a.n_heads * head_dim);
@@ -176,11 +197,6 @@ impl Gpu {
         if a.n == 0 {
             return Ok(());
         }
-        let (function, rows_of_block) = if head_dim.max(v_dim) <= THREADS {
-            (self.functions.attend_128, 16)
-        } else {
-            (self.functions.attend_256, 8)
-        };
         let rows = a.n * (a.n_heads / n_kv_heads);
         let row_blocks = rows.div_ceil(rows_of_block);
         let held = a.first_pos + a.n;
@@ -203,6 +219,8 @@ impl Gpu {
             parts: scratch.at,
             k_type: code(k.kind),
             v_type: code(v.kind),
+            k_row: int(k.kind.row_bytes(k.width)),
+            v_row: int(v.kind.row_bytes(v.width)),
             n: int(a.n),
             first_pos: int(a.first_pos),
             heads: int(a.n_heads),
@@ -216,11 +234,10 @@ impl Gpu {
             scale: a.scale,
             cap: a.softcap.unwrap_or(0.0),
         };
-        let stride = head_dim.max(v_dim) | 1;
-        let shared = float * (rows_of_block * (head_dim + TILE + 1) + TILE * stride);
+        let shared = float * (rows_of_block * (head_dim + TILE + 1) + TILE * (THREADS + 1));
         // SAFETY: the lengths were checked; shared memory is laid out as `attend.cuh` does.
         unsafe {
-            self.launch(function, (row_blocks, n_kv_heads, chunks), THREADS, shared, &args)?;
+            self.launch(function(&self.functions), (row_blocks, n_kv_heads, chunks), THREADS, shared, &args)?;
             if chunks > 1 {
                 self.launch(self.functions.attend_join, (a.n * a.n_heads, 1, 1), THREADS, 0, &args)?;
             }

@@ -1,6 +1,8 @@
 //! What stands between the products: norms, rotation, gates, the router, the best logits.
 
-use super::args::{CombineArgs, EachArgs, NormArgs, PickArgs, RopeArgs, RouteArgs, TopArgs};
+use super::args::{
+    CombineArgs, EachArgs, GateRowsArgs, MoveHeadsArgs, NormArgs, PickArgs, RopeArgs, RouteArgs, TopArgs,
+};
 use super::error::CudaError;
 use super::memory::Buffer;
 use super::ptx::{Function, Module};
@@ -21,7 +23,8 @@ macro_rules! functions {
 }
 
 functions! {
-    norm quantize32 quantize256 add bias silu_gate gelu_gate scale_cap pick rope store shift attend_128 attend_256 attend_join
+    norm quantize32 quantize256 add bias silu_gate gelu_gate scale_cap gate_rows move_heads pick rope store shift
+    attend_128 attend_256 attend_512 attend_join
     choose group combine top
 }
 
@@ -37,6 +40,26 @@ pub struct GpuRope<'a> {
     pub pairing: Pairs,
 }
 
+/// Which statistic of a row a norm divides by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GpuNorm {
+    /// The root of the mean square.
+    Rms,
+    /// The standard deviation, after the mean is taken off.
+    Layer,
+}
+
+/// Where the heads of a token lie in some rows, in floats.
+#[derive(Clone, Copy)]
+pub struct GpuHeads {
+    /// The first value.
+    pub start: usize,
+    /// From one token to the next.
+    pub token: usize,
+    /// From one head to the next.
+    pub head: usize,
+}
+
 /// How a router chooses.
 #[derive(Clone, Copy)]
 pub struct GpuRoute {
@@ -44,6 +67,10 @@ pub struct GpuRoute {
     pub n_experts: usize,
     /// Experts that a token is sent to.
     pub n_active: usize,
+    /// Scores are the sigmoid of each logit, not the softmax of all.
+    pub sigmoid: bool,
+    /// Groups of experts, groups that are chosen from, and by how many of its best experts, one or two, a group is chosen.
+    pub groups: Option<(usize, usize, usize)>,
     /// The chosen weights are divided by their sum.
     pub renormalize: bool,
     /// The weights are multiplied by this.
@@ -61,6 +88,7 @@ pub struct GpuRouting {
 
 /// Experts that the router's kernel can choose from.
 const MOST_EXPERTS: usize = 512;
+const MOST_GROUPS: usize = 32;
 /// Values that a block looks at for the best of them, and how many it gives at most.
 const TOP_VALUES: usize = 4096;
 const TOP_MOST: usize = 64;
@@ -78,75 +106,123 @@ impl GpuRouting {
 }
 
 impl Gpu {
-    /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row of `weight.len()` floats.
+    /// Normalizes rows of `weight.len()` floats and multiplies them by the weights.
     ///
     /// # Errors
     /// A driver that is lost.
     ///
     /// # Panics
     /// When a shape does not fit.
-    pub fn rms_norm(
+    pub fn norm(
         &self,
+        norm: GpuNorm,
         x: &Buffer<f32>,
         weight: &Buffer<f32>,
         eps: f32,
         rows: usize,
         out: &mut Buffer<f32>,
     ) -> Result<(), CudaError> {
-        need("output", out, rows * weight.len());
-        self.normalize(x, weight, eps, rows, out.at, false)
+        let dim = weight.len();
+        need("rows", x, rows * dim);
+        need("output", out, rows * dim);
+        self.normalize(norm, x.at, weight, eps, rows, out.at, (dim, dim, 1))
     }
 
-    /// [`Gpu::rms_norm`] that replaces its input.
+    /// Normalizes in place the first `dim` floats of rows that are `stride` apart; row `r` takes the weights `r % period` of
+    /// `[period, dim]`.
     ///
     /// # Errors
-    /// As [`Gpu::rms_norm`].
+    /// A driver that is lost.
     ///
     /// # Panics
-    /// As [`Gpu::rms_norm`].
-    pub fn rms_norm_in_place(
+    /// When a shape does not fit.
+    pub fn norm_in_place(
         &self,
+        norm: GpuNorm,
         x: &mut Buffer<f32>,
-        weight: &Buffer<f32>,
+        stride: usize,
+        (weight, period): (&Buffer<f32>, usize),
         eps: f32,
         rows: usize,
     ) -> Result<(), CudaError> {
-        self.normalize(x, weight, eps, rows, x.at, false)
+        let dim = weight.len() / period;
+        assert!(dim * period == weight.len() && dim <= stride, "{} weights of {period} rows of {stride}", weight.len());
+        need("rows", x, rows * stride);
+        self.normalize(norm, x.at, weight, eps, rows, x.at, (dim, stride, period))
     }
 
-    /// `out = (x - mean(x)) / sqrt(variance(x) + eps) * weight`, row by row.
-    ///
-    /// # Errors
-    /// As [`Gpu::rms_norm`].
-    ///
-    /// # Panics
-    /// As [`Gpu::rms_norm`].
-    pub fn layer_norm(
-        &self,
-        x: &Buffer<f32>,
-        weight: &Buffer<f32>,
-        eps: f32,
-        rows: usize,
-        out: &mut Buffer<f32>,
-    ) -> Result<(), CudaError> {
-        need("output", out, rows * weight.len());
-        self.normalize(x, weight, eps, rows, out.at, true)
-    }
-
+    #[allow(clippy::too_many_arguments, reason = "the fields of one struct of arguments")]
     fn normalize(
         &self,
-        x: &Buffer<f32>,
+        norm: GpuNorm,
+        x: u64,
         weight: &Buffer<f32>,
         eps: f32,
         rows: usize,
         out: u64,
-        centred: bool,
+        (dim, stride, period): (usize, usize, usize),
+    ) -> Result<(), CudaError> {
+        let (centred, weight) = (i32::from(norm == GpuNorm::Layer), weight.at);
+        let args = NormArgs { x, weight, out, dim: int(dim), eps, centred, stride: int(stride), period: int(period) };
+        // SAFETY: the lengths were checked by the callers; rows are read before they are written.
+        unsafe { self.launch(self.functions.norm, (rows, 1, 1), 256, 0, &args) }
+    }
+
+    /// Multiplies each of `rows` rows of `x` by the sigmoid of the product of its row of `h` with `weight`.
+    ///
+    /// # Errors
+    /// A driver that is lost.
+    ///
+    /// # Panics
+    /// When a shape does not fit.
+    pub fn gate_rows(
+        &self,
+        x: &mut Buffer<f32>,
+        h: &Buffer<f32>,
+        weight: &Buffer<f32>,
+        rows: usize,
     ) -> Result<(), CudaError> {
         let dim = weight.len();
-        need("rows", x, rows * dim);
-        let args = NormArgs { x: x.at, weight: weight.at, out, dim: int(dim), eps, centred: i32::from(centred) };
-        // SAFETY: the lengths were checked; rows are read before they are written.
-        unsafe { self.launch(self.functions.norm, (rows, 1, 1), 256, 0, &args) }
+        need("gated rows", x, rows * dim);
+        need("rows", h, rows * dim);
+        let args = GateRowsArgs { x: x.at, h: h.at, weight: weight.at, dim: int(dim) };
+        // SAFETY: the lengths were checked.
+        unsafe { self.launch(self.functions.gate_rows, (rows, 1, 1), 256, 0, &args) }
+    }
+
+    /// Copies `width` floats of each of `heads` heads of `n` tokens from one layout to another.
+    ///
+    /// # Errors
+    /// A driver that is lost.
+    ///
+    /// # Panics
+    /// When a shape does not fit.
+    pub fn move_heads(
+        &self,
+        (from, from_at): (&Buffer<f32>, GpuHeads),
+        (to, to_at): (&mut Buffer<f32>, GpuHeads),
+        (n, heads, width): (usize, usize, usize),
+    ) -> Result<(), CudaError> {
+        if n * heads * width == 0 {
+            return Ok(());
+        }
+        let last = |at: GpuHeads| at.start + (n - 1) * at.token + (heads - 1) * at.head + width;
+        need("heads", from, last(from_at));
+        need("heads", to, last(to_at));
+        let at = |buffer: u64, heads: GpuHeads| buffer + (heads.start * size_of::<f32>()) as u64;
+        let args = MoveHeadsArgs {
+            from: at(from.at, from_at),
+            to: at(to.at, to_at),
+            n: int(n),
+            heads: int(heads),
+            width: int(width),
+            from_token: int(from_at.token),
+            from_head: int(from_at.head),
+            to_token: int(to_at.token),
+            to_head: int(to_at.head),
+        };
+        // SAFETY: the lengths were checked.
+        unsafe { self.launch(self.functions.move_heads, ((n * heads * width).div_ceil(256), 1, 1), 256, 0, &args) }
     }
 
     /// `x += y`, the first `len` values.
@@ -244,7 +320,7 @@ impl Gpu {
         unsafe { self.launch(self.functions.pick, ((count * width).div_ceil(256), 1, 1), 256, 0, &args) }
     }
 
-    /// Turns the heads of `n` tokens, `[n, heads, head_dim]`.
+    /// Turns the heads of `n` tokens, `[n, heads, head_dim]`, each from its value `skip` on.
     ///
     /// # Errors
     /// A driver that is lost.
@@ -258,13 +334,14 @@ impl Gpu {
         n: usize,
         heads: usize,
         head_dim: usize,
+        skip: usize,
     ) -> Result<(), CudaError> {
         need("heads", x, n * heads * head_dim);
         need("cosines", rope.cos, n * rope.pairs);
         need("sines", rope.sin, n * rope.pairs);
-        assert!(2 * rope.pairs <= head_dim, "{} pairs of a head of {head_dim}", rope.pairs);
+        assert!(skip + 2 * rope.pairs <= head_dim, "{} pairs of a head of {head_dim}", rope.pairs);
         let args = RopeArgs {
-            x: x.at,
+            x: x.at + (skip * size_of::<f32>()) as u64,
             cos: rope.cos.at,
             sin: rope.sin.at,
             n: int(n),
@@ -279,7 +356,13 @@ impl Gpu {
 
     /// Whether the router's kernel can choose so.
     pub fn routes(route: &GpuRoute) -> bool {
-        route.n_experts <= MOST_EXPERTS && (1..=route.n_experts).contains(&route.n_active)
+        let groups = route.groups.is_none_or(|(n, active, best)| {
+            (1..=MOST_GROUPS).contains(&n)
+                && active <= n
+                && (1..=2).contains(&best)
+                && route.n_experts.is_multiple_of(n)
+        });
+        groups && route.n_experts <= MOST_EXPERTS && (1..=route.n_experts).contains(&route.n_active)
     }
 
     /// Room for what a router chooses for `n` tokens.
@@ -297,7 +380,8 @@ impl Gpu {
         })
     }
 
-    /// Chooses experts by the router's logits, `[n, n_experts]`, and sorts the tokens by expert.
+    /// Chooses experts by the router's logits, `[n, n_experts]`, with `bias` added to their scores for the choice, and sorts the
+    /// tokens by expert.
     ///
     /// # Errors
     /// A driver that is lost.
@@ -307,6 +391,7 @@ impl Gpu {
     pub fn route(
         &self,
         logits: &Buffer<f32>,
+        bias: Option<&Buffer<f32>>,
         n: usize,
         route: &GpuRoute,
         routing: &mut GpuRouting,
@@ -315,8 +400,13 @@ impl Gpu {
         need("router logits", logits, n * route.n_experts);
         need("routing", &routing.token, n * route.n_active);
         need("offsets", &routing.offsets, route.n_experts + 1);
+        if let Some(bias) = bias {
+            need("bias", bias, route.n_experts);
+        }
+        let (groups, groups_active, group_best) = route.groups.unwrap_or((0, 0, 0));
         let args = RouteArgs {
             logits: logits.at,
+            bias: bias.map_or(0, |bias| bias.at),
             chosen: routing.chosen.at,
             weight: routing.weight.at,
             offsets: routing.offsets.at,
@@ -325,6 +415,10 @@ impl Gpu {
             n: int(n),
             experts: int(route.n_experts),
             active: int(route.n_active),
+            sigmoid: i32::from(route.sigmoid),
+            groups: int(groups),
+            groups_active: int(groups_active),
+            group_best: int(group_best),
             renormalize: i32::from(route.renormalize),
             scale: route.scale,
         };

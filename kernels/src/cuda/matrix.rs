@@ -16,6 +16,11 @@ pub struct GpuMat {
 }
 
 impl GpuMat {
+    /// The type of the weights.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// Rows of one matrix, which is outputs.
     pub fn rows(&self) -> usize {
         self.rows

@@ -19,7 +19,7 @@ pub mod selftest;
 
 pub use attend::{GpuAttend, GpuKv};
 pub use error::{CudaError, NoGpu};
-pub use layer::{GpuRope, GpuRoute, GpuRouting};
+pub use layer::{GpuHeads, GpuNorm, GpuRope, GpuRoute, GpuRouting};
 pub use matrix::{GpuMat, Slots};
 pub use memory::Buffer;
 pub use product::{GpuActs, GpuGroups};

@@ -26,7 +26,7 @@ pub(crate) mod check;
 pub use act::{Activation, exp, gate, soft_cap};
 pub use kv::KvType;
 pub(crate) use kv::{F16, F32, Q8_0, Stored, load_row};
-pub use norm::{rms_norm, rms_norm_in_place};
+pub use norm::{layer_norm_in_place, rms_norm, rms_norm_in_place};
 pub use rope::{Pairs, rope};
 pub use softmax::softmax;
 pub use update::{add_assign, mul_add, scale};

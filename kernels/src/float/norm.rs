@@ -22,6 +22,16 @@ pub fn rms_norm_in_place(cpu: Cpu, x: &mut [f32], weight: &[f32], eps: f32) {
     }
 }
 
+/// `x = (x - mean(x)) / sqrt(variance(x) + eps) * weight`, row by row, `[n, weight.len()]`.
+pub fn layer_norm_in_place(cpu: Cpu, x: &mut [f32], weight: &[f32], eps: f32) {
+    let dim = row_len(x, weight);
+    for x in x.chunks_exact_mut(dim) {
+        run(cpu, Centred { x });
+        let factor = run(cpu, RmsFactor { x, eps });
+        run(cpu, ScaledInPlace { x, factor, weight });
+    }
+}
+
 fn row_len(x: &[f32], weight: &[f32]) -> usize {
     assert!(
         !weight.is_empty() && x.len().is_multiple_of(weight.len()),
@@ -30,6 +40,39 @@ fn row_len(x: &[f32], weight: &[f32]) -> usize {
         weight.len()
     );
     weight.len()
+}
+
+/// Takes the mean off.
+struct Centred<'a> {
+    x: &'a mut [f32],
+}
+
+impl Centred<'_> {
+    #[inline(always)]
+    fn go(self) {
+        // Summed in f64, as ggml does. Sixteen sums, which the compiler makes vectors of.
+        let mut sums = [0.0f64; 16];
+        let (chunks, rest) = self.x.as_chunks::<16>();
+        for chunk in chunks {
+            sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+        let sum: f64 = sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x)).sum::<f64>();
+        let mean = (sum / self.x.len() as f64) as f32;
+        self.x.iter_mut().for_each(|x| *x -= mean);
+    }
+}
+
+impl Kernel for Centred<'_> {
+    type Out = ();
+
+    fn scalar(self) {
+        self.go();
+    }
+
+    #[inline(always)]
+    fn simd<S: Simd>(self, _: S) {
+        self.go();
+    }
 }
 
 /// `1 / sqrt(mean(x^2) + eps)`.
@@ -126,6 +169,11 @@ mod tests {
         out
     }
 
+    fn centred(row: &[f32]) -> Vec<f32> {
+        let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64;
+        row.iter().map(|&x| (f64::from(x) - mean) as f32).collect()
+    }
+
     fn far(got: &[f32], want: &[f64]) -> Option<String> {
         let wrong = |(got, want): &(&f32, &f64)| !close(**got, **want, 2e-6 * want.abs().max(1.0));
         got.iter().zip(want).find(wrong).map(|(got, want)| format!("{got}, expected {want}"))
@@ -151,6 +199,13 @@ mod tests {
                         let mut out = x.clone();
                         rms_norm_in_place(cpu, &mut out, &weight, eps);
                         row("rms in place", &out, &want);
+                        let centred: Vec<f32> = x.chunks(dim).flat_map(centred).collect();
+                        let mut out = x.clone();
+                        layer_norm_in_place(cpu, &mut out, &weight, eps);
+                        // A row of nearly equal values is all rounding.
+                        if dim > 1 {
+                            row("layer in place", &out, &naive(&centred, &weight, eps));
+                        }
                     }
                 }
             }

@@ -5,7 +5,7 @@ use super::super::kv::KvTypes;
 use super::super::ops::{At, Rows};
 use super::room::Room;
 use super::{GpuOps, LayerKv, Weight, route_of};
-use crate::model::{Ffn, Mixer, Part};
+use crate::model::{Ffn, Mixer, Part, Residual};
 use crate::placement::{Lane, Placement};
 use ostro_kernels::cuda::{CudaError, Gpu};
 use std::collections::HashMap;
@@ -27,11 +27,12 @@ pub(in crate::engine) fn refuses(gpu: &Gpu, model: &Model<'_>, at: At, lane_of: 
     let parts = model.parts(at);
     if let Some(layer) = at {
         let layer = &model.spec.layers[layer];
-        match &layer.mixer {
-            Mixer::Gqa(a) if lane_of(Part::Q) && !Gpu::attends(a.head_dim, a.v_dim) => {
-                return Some(format!("heads of {} values are not computed on a card", a.head_dim.max(a.v_dim)));
-            }
-            Mixer::Gqa(_) => {}
+        let (key, value) = match &layer.mixer {
+            Mixer::Gqa(a) => (a.head_dim, a.v_dim),
+            Mixer::Mla(a) => (a.latent(), a.kv_rank),
+        };
+        if lane_of(Part::Q) && !Gpu::attends(key, value) {
+            return Some(format!("heads of {key} and {value} values are not computed on a card"));
         }
         match &layer.ffn {
             Ffn::Moe(m) if lane_of(Part::Router) && !Gpu::routes(&route_of(m)) => {
@@ -70,6 +71,7 @@ impl<'m> GpuOps<'m> {
             weights: HashMap::new(),
             kv: HashMap::new(),
             n_ctx: share.n_ctx,
+            ropes: model.ropes(share.n_ctx),
             room: Room::new(gpu, &model.spec, share.n_ubatch)?,
             streamed: None,
             exact: false,
@@ -100,6 +102,19 @@ impl<'m> GpuOps<'m> {
                 share.placement.layers[index].ffn = ops.or_cpu(Some(index), |part| !part.is_mixer(), done)?;
             }
         }
+        for (index, lanes) in share.placement.layers.iter().enumerate() {
+            let layer = &model.spec.layers[index];
+            // What one half reads and the other half's norm makes.
+            let borrowed = match layer.residual {
+                Residual::Parallel => Some((lanes.ffn, Part::AttnNorm)),
+                Residual::Sequential => layer.ffn.shared().map(|_| (lanes.mixer, Part::FfnNorm)),
+            };
+            if let Some((Lane::Gpu, norm)) = borrowed
+                && !ops.weights.contains_key(&(Some(index), norm))
+            {
+                ops.upload(Some(index), norm, progress)?;
+            }
+        }
         gpu.synchronize()?;
         Ok(ops)
     }
@@ -120,10 +135,13 @@ impl<'m> GpuOps<'m> {
     }
 
     fn reserve_kv(&mut self, index: usize, share: &Share) -> Result<(), CudaError> {
-        let Mixer::Gqa(a) = &self.model.spec.layers[index].mixer;
+        let cached = self.model.spec.layers[index].mixer.cached();
         for seq in 0..share.n_seqs {
-            let k = self.gpu.kv(share.kv.k, a.n_kv_heads, share.n_ctx, a.head_dim)?;
-            let v = self.gpu.kv(share.kv.v, a.n_kv_heads, share.n_ctx, a.v_dim)?;
+            let k = self.gpu.kv(share.kv.k, cached.heads, share.n_ctx, cached.key)?;
+            let v = match cached.value {
+                0 => None,
+                value => Some(self.gpu.kv(share.kv.v, cached.heads, share.n_ctx, value)?),
+            };
             self.kv.insert((seq, index), LayerKv { k, v });
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! Operations are queued; the host waits where the residual comes back, or the logits. `load` gives the card its share of a model,
 //! `room` has the rows of a batch, `stream` the experts that are in memory and are copied to the card while it computes.
 
+mod latent;
 mod load;
 mod room;
 mod stream;
@@ -12,8 +13,9 @@ pub(super) use load::{Share, refuses};
 use super::batch::{BatchToken, Run};
 use super::ops::{At, Half, Ops, Rows};
 use super::{Error, Model, SeqId};
-use crate::model::{Activation, Gqa, Mixer, Moe, Norm, NormKind, Part, Router};
-use ostro_kernels::cuda::{Buffer, CudaError, Gpu, GpuAttend, GpuKv, GpuMat, GpuRope, GpuRoute};
+use crate::model::rope::Rope;
+use crate::model::{Activation, Cached, Gqa, Mla, Moe, Norm, NormKind, Part, Router};
+use ostro_kernels::cuda::{Buffer, CudaError, Gpu, GpuAttend, GpuKv, GpuMat, GpuNorm, GpuRope, GpuRoute};
 use ostro_kernels::{DType, Groups};
 use room::Room;
 use std::collections::HashMap;
@@ -36,7 +38,8 @@ enum Weight {
 /// Keys and values of a layer.
 struct LayerKv {
     k: GpuKv,
-    v: GpuKv,
+    /// Nothing where values are the front of the keys.
+    v: Option<GpuKv>,
 }
 
 pub(super) struct GpuOps<'m> {
@@ -46,6 +49,7 @@ pub(super) struct GpuOps<'m> {
     /// By sequence and layer.
     kv: HashMap<(usize, usize), LayerKv>,
     n_ctx: usize,
+    ropes: Vec<Rope>,
     room: Room,
     streamed: Option<Streamed>,
     exact: bool,
@@ -59,8 +63,21 @@ pub(super) struct GpuOps<'m> {
 }
 
 fn route_of(m: &Moe) -> GpuRoute {
-    let Router::Softmax = m.router;
-    GpuRoute { n_experts: m.n_experts, n_active: m.n_active, renormalize: m.renormalize, scale: m.scale }
+    GpuRoute {
+        n_experts: m.n_experts,
+        n_active: m.n_active,
+        sigmoid: m.router == Router::Sigmoid,
+        groups: m.groups.map(|groups| (groups.n, groups.n_active, groups.best)),
+        renormalize: m.renormalize,
+        scale: m.scale,
+    }
+}
+
+fn norm_of(norm: Norm) -> GpuNorm {
+    match norm.kind {
+        NormKind::Rms => GpuNorm::Rms,
+        NormKind::Layer => GpuNorm::Layer,
+    }
 }
 
 fn matrix(weights: &HashMap<(At, Part), Weight>, at: At, part: Part) -> &GpuMat {
@@ -80,7 +97,7 @@ fn vector(weights: &HashMap<(At, Part), Weight>, at: At, part: Part) -> &Buffer<
 impl Ops for GpuOps<'_> {
     fn begin(&mut self, batch: &[BatchToken], exact: bool) -> Result<(), Error> {
         self.exact = exact;
-        for (rope, (to_cos, to_sin)) in self.model.ropes.iter().zip(&self.room.ropes) {
+        for (rope, (to_cos, to_sin)) in self.ropes.iter().zip(&self.room.ropes) {
             let len = batch.len() * rope.pairs();
             if self.landing.len() < 2 * len {
                 self.landing.resize(2 * len, 0.0);
@@ -102,23 +119,24 @@ impl Ops for GpuOps<'_> {
     }
 
     fn norm(&mut self, at: At, part: Part, norm: Norm, from: Rows, to: Rows, n: usize) -> Result<(), Error> {
-        let (gpu, weight, NormKind::Rms) = (&self.gpu, vector(&self.weights, at, part), norm.kind);
+        let (gpu, weight) = (&self.gpu, vector(&self.weights, at, part));
         Ok(self.room.with(to, |room, out| match from == to {
-            true => gpu.rms_norm_in_place(out, weight, norm.eps, n),
-            false => gpu.rms_norm(room.rows(from), weight, norm.eps, n, out),
+            true => gpu.norm_in_place(norm_of(norm), out, weight.len(), (weight, 1), norm.eps, n),
+            false => gpu.norm(norm_of(norm), room.rows(from), weight, norm.eps, n, out),
         })?)
     }
 
     fn quantize(&mut self, at: At, from: Rows, parts: &[Part], n: usize) -> Result<(), Error> {
         let weights = self.model.parts(at);
-        let mut dtypes = [DType::F32; 3];
+        let mut dtypes = [DType::F32; 5];
         for (dtype, &part) in dtypes.iter_mut().zip(parts) {
             *dtype = weights.dtype_of(part, 0);
         }
         let (room, k) = (&mut self.room, weights.cols(parts[0]));
         self.ready = (from, n);
         let x = room.rows.get(&from).expect("rows of a part that the spec has");
-        Ok(self.gpu.quantize(&mut room.acts, x, n, k, &dtypes[..parts.len()])?)
+        let acts = if from == Rows::Hidden { &mut room.inner } else { &mut room.acts };
+        Ok(self.gpu.quantize(acts, x, n, k, &dtypes[..parts.len()])?)
     }
 
     fn matmul(&mut self, at: At, products: &[(Part, Rows)]) -> Result<(), Error> {
@@ -130,7 +148,7 @@ impl Ops for GpuOps<'_> {
                 room.put(to, longer);
             }
             let from = *from;
-            room.with(to, |room, out| gpu.matmul(&room.acts, room.rows(from), w, out, *exact))?;
+            room.with(to, |room, out| gpu.matmul(room.acts(from), room.rows(from), w, out, *exact))?;
         }
         Ok(())
     }
@@ -142,21 +160,45 @@ impl Ops for GpuOps<'_> {
 
     fn rotate(&mut self, layer: usize, a: &Gqa, rows: Rows, n: usize) -> Result<(), Error> {
         let (heads, norm) = if rows == Rows::Q { (a.n_heads, Part::QNorm) } else { (a.n_kv_heads, Part::KNorm) };
-        let (gpu, weights, rope) = (&self.gpu, &self.weights, &self.model.spec.ropes[a.rope]);
+        let (gpu, weights) = (&self.gpu, &self.weights);
+        let rope = a.rope.map(|rope| (&self.model.spec.ropes[rope], rope));
         Ok(self.room.with(rows, |room, rows| {
-            if let Some(Norm { kind: NormKind::Rms, eps }) = a.qk_norm {
-                gpu.rms_norm_in_place(rows, vector(weights, Some(layer), norm), eps, n * heads)?;
+            if let Some(qk_norm) = a.qk_norm {
+                let weights = (vector(weights, Some(layer), norm), if a.norm_by_head { heads } else { 1 });
+                gpu.norm_in_place(norm_of(qk_norm), rows, a.head_dim, weights, qk_norm.eps, n * heads)?;
             }
-            let (cos, sin) = &room.ropes[a.rope];
+            let Some((rope, index)) = rope else { return Ok(()) };
+            let (cos, sin) = &room.ropes[index];
             let rope = GpuRope { cos, sin, pairs: rope.dim / 2, pairing: rope.pairs };
-            gpu.rope(rows, &rope, n, heads, a.head_dim)
+            gpu.rope(rows, &rope, n, heads, a.head_dim, 0)
         })?)
     }
 
-    fn store(&mut self, layer: usize, _: &Gqa, run: Run) -> Result<(), Error> {
+    fn latent(&mut self, layer: usize, a: &Mla, n: usize) -> Result<(), Error> {
+        let (gpu, weight) = (&self.gpu, vector(&self.weights, Some(layer), Part::KvANorm));
+        let spec = &self.model.spec.ropes[a.rope];
+        for (rows, heads, width, skip) in
+            [(Rows::K, 1, a.latent(), a.kv_rank), (Rows::Q, a.n_heads, a.nope_dim + a.rope_dim, a.nope_dim)]
+        {
+            self.room.with(rows, |room, rows| {
+                if heads == 1 && skip == a.kv_rank {
+                    gpu.norm_in_place(norm_of(a.norm), rows, width, (weight, 1), a.norm.eps, n)?;
+                }
+                let (cos, sin) = &room.ropes[a.rope];
+                let rope = GpuRope { cos, sin, pairs: spec.dim / 2, pairing: spec.pairs };
+                gpu.rope(rows, &rope, n, heads, width, skip)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, layer: usize, _: Cached, run: Run) -> Result<(), Error> {
         let cache = self.kv.get_mut(&(run.seq.0, layer)).expect("a layer of the card");
         self.gpu.store(&mut cache.k, self.room.rows(Rows::K), run.first, run.n, run.pos)?;
-        Ok(self.gpu.store(&mut cache.v, self.room.rows(Rows::V), run.first, run.n, run.pos)?)
+        if let Some(v) = &mut cache.v {
+            self.gpu.store(v, self.room.rows(Rows::V), run.first, run.n, run.pos)?;
+        }
+        Ok(())
     }
 
     fn attend(&mut self, layer: usize, a: &Gqa, run: Run) -> Result<(), Error> {
@@ -171,7 +213,8 @@ impl Ops for GpuOps<'_> {
             let attend = GpuAttend {
                 q: &rows[&Rows::Q],
                 k,
-                v,
+                v: v.as_ref(),
+                v_dim: a.v_dim,
                 first: run.first + i,
                 n: together,
                 first_pos: run.pos + i,
@@ -186,9 +229,13 @@ impl Ops for GpuOps<'_> {
         Ok(done?)
     }
 
-    fn gated(&mut self, layer: usize, act: Activation, hidden: usize) -> Result<(), Error> {
+    fn attend_latent(&mut self, layer: usize, a: &Mla, run: Run) -> Result<(), Error> {
+        Ok(self.attend_to_latents(layer, a, run)?)
+    }
+
+    fn gated(&mut self, layer: usize, [gate, up]: [Part; 2], act: Activation, hidden: usize) -> Result<(), Error> {
         let GpuOps { gpu, weights, room, exact, ready: (from, n), .. } = self;
-        let (gate, up) = (matrix(weights, Some(layer), Part::Gate), matrix(weights, Some(layer), Part::Up));
+        let (gate, up) = (matrix(weights, Some(layer), gate), matrix(weights, Some(layer), up));
         let mut out = room.take(Rows::Hidden);
         let x = room.rows.get(from).expect("rows of a part that the spec has");
         let inner = room.up.as_mut().expect("put back after use");
@@ -200,10 +247,16 @@ impl Ops for GpuOps<'_> {
         Ok(done?)
     }
 
-    fn route(&mut self, m: &Moe, n: usize) -> Result<(), Error> {
+    fn gate_shared(&mut self, layer: usize, n: usize) -> Result<(), Error> {
+        let (gpu, weight) = (&self.gpu, vector(&self.weights, Some(layer), Part::SharedRouter));
+        Ok(self.room.with(Rows::Shared, |room, rows| gpu.gate_rows(rows, room.rows(Rows::H), weight, n))?)
+    }
+
+    fn route(&mut self, layer: usize, m: &Moe, n: usize) -> Result<(), Error> {
+        let bias = m.bias.then(|| vector(&self.weights, Some(layer), Part::RouterBias));
         let Room { rows, routing, .. } = &mut self.room;
         let routing = routing.as_mut().expect("a model with a router");
-        Ok(self.gpu.route(&rows[&Rows::Router], n, &route_of(m), routing)?)
+        Ok(self.gpu.route(&rows[&Rows::Router], bias, n, &route_of(m), routing)?)
     }
 
     fn gated_experts(&mut self, layer: usize, m: &Moe, n: usize) -> Result<(), Error> {
@@ -232,9 +285,9 @@ impl Ops for GpuOps<'_> {
         Ok(done?)
     }
 
-    fn add(&mut self, n: usize) -> Result<(), Error> {
+    fn add(&mut self, to: Rows, from: Rows, n: usize) -> Result<(), Error> {
         let (gpu, len) = (&self.gpu, n * self.model.spec.dim);
-        Ok(self.room.with(Rows::X, |room, x| gpu.add(x, room.rows(Rows::H), len))?)
+        Ok(self.room.with(to, |room, to| gpu.add(to, room.rows(from), len))?)
     }
 
     fn keep(&mut self, rows: Rows, width: usize, keep: &[usize]) -> Result<(), Error> {
@@ -287,7 +340,7 @@ impl Ops for GpuOps<'_> {
 
     fn remove(&mut self, seq: SeqId, gone: Range<usize>, held: usize) -> Result<(), Error> {
         let mut angles = Vec::new();
-        for rope in &self.model.ropes {
+        for rope in &self.ropes {
             let (cos, sin) = rope.back(gone.len() as u32);
             let (to_cos, to_sin) = (self.gpu.buffer(cos.len())?, self.gpu.buffer(sin.len())?);
             self.gpu.write(&to_cos, 0, &cos)?;
@@ -296,18 +349,22 @@ impl Ops for GpuOps<'_> {
         }
         for ((of, layer), cache) in &mut self.kv {
             if *of == seq.0 {
-                let Mixer::Gqa(a) = &self.model.spec.layers[*layer].mixer;
-                let (spec, (cos, sin)) = (&self.model.spec.ropes[a.rope], &angles[a.rope]);
-                let rope = GpuRope { cos, sin, pairs: spec.dim / 2, pairing: spec.pairs };
-                self.gpu.shift(&mut cache.k, Some(&rope), gone.clone(), held)?;
-                self.gpu.shift(&mut cache.v, None, gone.clone(), held)?;
+                let turned = self.model.spec.layers[*layer].mixer.key_rope().map(|(rope, skip)| {
+                    let (spec, (cos, sin)) = (&self.model.spec.ropes[rope], &angles[rope]);
+                    (GpuRope { cos, sin, pairs: spec.dim / 2, pairing: spec.pairs }, skip)
+                });
+                let turned = turned.as_ref().map(|(rope, skip)| (rope, *skip));
+                self.gpu.shift(&mut cache.k, turned, gone.clone(), held)?;
+                if let Some(v) = &mut cache.v {
+                    self.gpu.shift(v, None, gone.clone(), held)?;
+                }
             }
         }
         Ok(self.gpu.synchronize()?)
     }
 
     fn cache(&self, layer: usize, seq: SeqId, half: Half, n: usize) -> Result<Vec<u8>, Error> {
-        let (kv, row, heads) = self.half(layer, seq, half);
+        let Some((kv, row, heads)) = self.half(layer, seq, half) else { return Ok(Vec::new()) };
         let mut bytes = vec![0; heads * n * row];
         for (head, bytes) in bytes.chunks_exact_mut((n * row).max(1)).enumerate() {
             self.gpu.read(kv.bytes(), head * self.n_ctx * row, bytes)?;
@@ -316,7 +373,7 @@ impl Ops for GpuOps<'_> {
     }
 
     fn set_cache(&mut self, layer: usize, seq: SeqId, half: Half, n: usize, bytes: &[u8]) -> Result<(), Error> {
-        let (kv, row, _) = self.half(layer, seq, half);
+        let Some((kv, row, _)) = self.half(layer, seq, half) else { return Ok(()) };
         for (head, bytes) in bytes.chunks_exact((n * row).max(1)).enumerate() {
             self.gpu.write(kv.bytes(), head * self.n_ctx * row, bytes)?;
         }
@@ -325,11 +382,11 @@ impl Ops for GpuOps<'_> {
 }
 
 impl GpuOps<'_> {
-    /// Keys or values of a layer, the bytes of one, and heads.
-    fn half(&self, layer: usize, seq: SeqId, half: Half) -> (&GpuKv, usize, usize) {
+    /// Keys or values of a layer, if it has some of its own, the bytes of one, and heads.
+    fn half(&self, layer: usize, seq: SeqId, half: Half) -> Option<(&GpuKv, usize, usize)> {
         let LayerKv { k, v } = &self.kv[&(seq.0, layer)];
-        let kv = if half == Half::Keys { k } else { v };
-        let Mixer::Gqa(a) = &self.model.spec.layers[layer].mixer;
-        (kv, kv.bytes().len() / (a.n_kv_heads * self.n_ctx), a.n_kv_heads)
+        let kv = if half == Half::Keys { k } else { v.as_ref()? };
+        let heads = self.model.spec.layers[layer].mixer.cached().heads;
+        Some((kv, kv.bytes().len() / (heads * self.n_ctx), heads))
     }
 }

@@ -1,6 +1,7 @@
 //! The rows of a batch on the card, reserved once for the largest.
 
 use super::super::ops::Rows;
+use super::latent::LatentRoom;
 use crate::model::{Ffn, Mixer, ModelSpec};
 use ostro_kernels::cuda::{Buffer, CudaError, Gpu, GpuActs, GpuRouting};
 use std::collections::HashMap;
@@ -12,7 +13,11 @@ pub(super) struct Room {
     pub up: Option<Buffer<f32>>,
     /// What each chosen expert gives, `[pairs, dim]`, out while it is written; rows that are picked out.
     pub spare: Option<Buffer<f32>>,
+    /// Quantized inputs: of the part at hand, and of the second matrix of a feed-forward network.
     pub acts: GpuActs,
+    pub inner: GpuActs,
+    /// Rows of latent attention, out while they are used.
+    pub latent: Option<LatentRoom>,
     pub routing: Option<GpuRouting>,
     /// Cosines and sines of each rotary embedding, `[n, pairs]` each.
     pub ropes: Vec<(Buffer<f32>, Buffer<f32>)>,
@@ -23,20 +28,28 @@ pub(super) struct Room {
 impl Room {
     pub fn new(gpu: &Gpu, spec: &ModelSpec, n: usize) -> Result<Room, CudaError> {
         let mut size = HashMap::from([(Rows::X, n * spec.dim), (Rows::H, n * spec.dim), (Rows::Logits, spec.n_vocab)]);
-        let (mut acts, mut spare, mut up, mut scratch, mut experts) = (n * spec.dim, n * spec.dim, 0, 1, None);
+        let (mut acts, mut spare, mut inner, mut up, mut scratch, mut experts) =
+            (n * spec.dim, n * spec.dim, 0, 0, 1, None);
         let mut grow = |rows: Rows, len: usize| {
             let size = size.entry(rows).or_insert(1);
             *size = (*size).max(len);
         };
         for layer in &spec.layers {
-            let Mixer::Gqa(a) = &layer.mixer;
-            let att = n * a.n_heads * a.v_dim;
-            grow(Rows::Q, n * a.n_heads * a.head_dim);
-            grow(Rows::K, n * a.n_kv_heads * a.head_dim);
-            grow(Rows::V, n * a.n_kv_heads * a.v_dim);
+            let (cached, (heads, key, value)) = (layer.mixer.cached(), layer.mixer.heads());
+            let att = n * heads * value;
+            grow(Rows::Q, n * heads * key);
+            grow(Rows::K, n * cached.heads * cached.key);
+            grow(Rows::V, n * cached.heads * cached.value);
             grow(Rows::Att, att);
             (acts, spare) = (acts.max(att), spare.max(att));
-            scratch = scratch.max(Gpu::attend_scratch(n, a.n_heads, a.v_dim));
+            match &layer.mixer {
+                Mixer::Gqa(_) => scratch = scratch.max(Gpu::attend_scratch(n, heads, value)),
+                Mixer::Mla(a) => {
+                    let rank = n * a.q_rank.unwrap_or(0);
+                    grow(Rows::QLatent, rank);
+                    acts = acts.max(rank);
+                }
+            }
             let hidden = match &layer.ffn {
                 Ffn::Gated(f) => n * f.hidden,
                 Ffn::Moe(m) => {
@@ -44,11 +57,14 @@ impl Room {
                     spare = spare.max(n * m.n_active * spec.dim);
                     let (most, active) = experts.unwrap_or((0, 0));
                     experts = Some((m.n_experts.max(most), m.n_active.max(active)));
-                    n * m.n_active * m.hidden
+                    if m.shared.is_some() {
+                        grow(Rows::Shared, n * spec.dim);
+                    }
+                    n * (m.n_active * m.hidden).max(m.shared.map_or(0, |shared| shared.hidden))
                 }
             };
             grow(Rows::Hidden, hidden);
-            (acts, up) = (acts.max(hidden), up.max(hidden));
+            (inner, up) = (inner.max(hidden), up.max(hidden));
         }
         let mut rows = HashMap::new();
         for (name, len) in size {
@@ -63,11 +79,18 @@ impl Room {
             up: Some(gpu.buffer(up)?),
             spare: Some(gpu.buffer(spare)?),
             acts: gpu.acts(acts)?,
+            inner: gpu.acts(inner)?,
+            latent: LatentRoom::new(gpu, spec, n)?,
             routing: experts.map(|(most, active)| gpu.routing(n, most, active)).transpose()?,
             ropes,
             picked: gpu.buffer(n)?,
             scratch: gpu.buffer(scratch)?,
         })
+    }
+
+    /// Some rows as they are multiplied.
+    pub fn acts(&self, rows: Rows) -> &GpuActs {
+        if rows == Rows::Hidden { &self.inner } else { &self.acts }
     }
 
     pub fn rows(&self, rows: Rows) -> &Buffer<f32> {

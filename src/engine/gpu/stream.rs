@@ -2,6 +2,7 @@
 //! with.
 
 use super::super::Model;
+use super::super::ops::Rows;
 use super::{GpuOps, matrix, route_of};
 use crate::model::{Ffn, Moe, Part};
 use crate::placement::{Lane, Placement};
@@ -121,17 +122,18 @@ impl GpuOps<'_> {
         own: bool,
         out: &mut Buffer<f32>,
     ) -> Result<(), CudaError> {
-        let GpuOps { gpu, model, weights, room, streamed, exact, ready, .. } = self;
+        let GpuOps { gpu, model, weights, room, streamed, exact, .. } = self;
         let routing = room.routing.as_ref().expect("a model with a router");
         let groups = if own { routing.by_pair(n, &route_of(m)) } else { routing.by_token(n, &route_of(m)) };
-        let x = room.rows(ready.0);
+        let from = if own { Rows::Hidden } else { Rows::H };
+        let (x, acts) = (room.rows(from), room.acts(from));
         match streamed.as_mut().filter(|_| !weights.contains_key(&(Some(layer), part))) {
-            None => gpu.matmul_experts(&room.acts, x, matrix(weights, Some(layer), part), groups, out, *exact),
+            None => gpu.matmul_experts(acts, x, matrix(weights, Some(layer), part), groups, out, *exact),
             Some(streamed) => {
                 let table = (layer, part);
                 let slot = streamed.fetch(gpu, model, table, None)?;
                 let mat = streamed.slots.ready(gpu, slot)?;
-                gpu.matmul_experts(&room.acts, x, mat, groups, out, *exact)?;
+                gpu.matmul_experts(acts, x, mat, groups, out, *exact)?;
                 streamed.slots.release(gpu, slot)?;
                 // While the card computes, the next table is copied.
                 if let Some(next) = streamed.after(table) {

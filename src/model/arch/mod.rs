@@ -2,19 +2,38 @@
 //!
 //! `*_hf.rs` say how checkpoints become files of them. To add one: a file, and a line in [`CHECKPOINTS`].
 
-mod gemma3;
+mod command_r;
+mod deepseek2;
+mod gemma;
 mod gemma3_hf;
 mod llama;
 mod llama_hf;
+mod phi3;
+mod qwen;
 
 use super::checkpoint::Checkpoint;
-use super::{Error, Header, ModelSpec, RopeScaling, Shapes};
+use super::{
+    Activation, Error, Ffn, Gated, Gqa, Header, Layer, Mixer, ModelSpec, Moe, Norm, NormKind, Pairs, Residual,
+    RopeFactors, RopeScaling, RopeSpec, Router, Shapes,
+};
 use crate::gguf::{Gguf, Metadata, Value};
 
 /// An architecture by the name that `general.architecture` gives it.
 type Read = fn(&Header) -> Result<ModelSpec, Error>;
 
-const ARCHS: &[(&str, Read)] = &[("gemma3", gemma3::spec), ("llama", llama::spec)];
+const ARCHS: &[(&str, Read)] = &[
+    ("cohere2", command_r::cohere2),
+    ("command-r", command_r::command_r),
+    ("deepseek2", deepseek2::spec),
+    ("gemma2", gemma::gemma2),
+    ("gemma3", gemma::gemma3),
+    ("llama", llama::spec),
+    ("phi3", phi3::spec),
+    ("qwen2", qwen::dense),
+    ("qwen2moe", qwen::moe),
+    ("qwen3", qwen::dense),
+    ("qwen3moe", qwen::moe),
+];
 
 /// The checkpoints that can be converted.
 pub(super) const CHECKPOINTS: &[&Checkpoint] =
@@ -69,7 +88,8 @@ struct Common {
     dim: usize,
     context: usize,
     n_vocab: usize,
-    eps: f32,
+    norm: Norm,
+    tied_head: bool,
     n_heads: Vec<usize>,
     n_kv_heads: Vec<usize>,
     hidden: Vec<usize>,
@@ -102,9 +122,12 @@ impl Common {
         let hidden = h
             .per_layer("feed_forward_length", n_layers, MAX_SIZE)?
             .ok_or_else(|| h.bad("feed_forward_length", "nothing", "the inner width"))?;
-        let eps = h
-            .opt_f32("attention.layer_norm_rms_epsilon")?
-            .ok_or_else(|| h.bad("attention.layer_norm_rms_epsilon", "nothing", "a small number such as 1e-5"))?;
+        let (rms, layer) = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon");
+        let norm = match (h.opt_f32(rms)?, h.opt_f32(layer)?) {
+            (Some(eps), _) => Norm { kind: NormKind::Rms, eps },
+            (None, Some(eps)) => Norm { kind: NormKind::Layer, eps },
+            (None, None) => return Err(h.bad(rms, "nothing", "a small number such as 1e-5")),
+        };
         Ok(Common {
             name: match h.metadata().str("general.name")? {
                 Some(name) => name.to_owned(),
@@ -114,7 +137,8 @@ impl Common {
             dim,
             context: h.size("context_length", u32::MAX as usize)?,
             n_vocab: n_vocab(h)?,
-            eps,
+            norm,
+            tied_head: !h.has("output.weight"),
             n_heads,
             n_kv_heads,
             hidden,
@@ -122,6 +146,118 @@ impl Common {
             v_dim,
         })
     }
+
+    /// Grouped attention in its plainest form, with what the tensors of a layer tell.
+    fn gqa(&self, h: &Header, i: usize) -> Result<Gqa, Error> {
+        let at = |name: &str| h.has(&format!("blk.{i}.{name}"));
+        Ok(Gqa {
+            n_heads: self.n_heads[i],
+            n_kv_heads: self.n_kv_heads[i],
+            head_dim: self.head_dim,
+            v_dim: self.v_dim,
+            rope: Some(0),
+            window: None,
+            scale: h.opt_f32("attention.scale")?.unwrap_or(1.0 / (self.head_dim as f32).sqrt()),
+            softcap: None,
+            qk_norm: at("attn_q_norm.weight").then_some(self.norm),
+            norm_by_head: false,
+            qkv_bias: at("attn_q.bias") || at("attn_qkv.bias"),
+            fused: at("attn_qkv.weight"),
+            out_bias: at("attn_output.bias"),
+        })
+    }
+
+    /// A gated network.
+    fn gated(&self, i: usize, act: Activation) -> Ffn {
+        Ffn::Gated(Gated { hidden: self.hidden[i], act, fused: false })
+    }
+
+    /// A mixture of experts of some inner width, as its keys say; nothing where there are no experts.
+    fn moe(&self, h: &Header, i: usize, hidden: usize) -> Result<Option<Moe>, Error> {
+        let n_experts = h.opt_usize("expert_count")?.unwrap_or(0);
+        let n_active = h.opt_usize("expert_used_count")?.unwrap_or(0);
+        if n_experts > MAX_SIZE || n_active > n_experts || (n_experts > 0 && n_active == 0) {
+            return Err(h.bad("expert_used_count", n_active, format!("1 to the {n_experts} experts")));
+        }
+        Ok((n_experts > 0).then(|| Moe {
+            n_experts,
+            n_active,
+            hidden,
+            act: Activation::Silu,
+            router: Router::Softmax,
+            groups: None,
+            bias: false,
+            renormalize: true,
+            scale: 1.0,
+            shared: None,
+            fused: h.has(&format!("blk.{i}.ffn_gate_up_exps.weight")),
+        }))
+    }
+
+    /// A layer of two parts one after the other.
+    fn layer(&self, mixer: Gqa, ffn: Ffn) -> Layer {
+        let (norm, mixer) = (self.norm, Mixer::Gqa(mixer));
+        Layer { norm, residual: Residual::Sequential, post_norm: None, mixer, ffn }
+    }
+
+    /// The rotary embedding of the keys that every architecture has.
+    fn rope(&self, h: &Header, pairs: Pairs) -> Result<RopeSpec, Error> {
+        let (long, short) = ("rope_factors_long.weight", "rope_factors_short.weight");
+        let (factors, magnitude) = match h.has("rope_freqs.weight") {
+            true => (RopeFactors::Fixed, 1.0),
+            false if h.has(long) && h.has(short) => {
+                let original = h.opt_usize("rope.scaling.original_context_length")?.unwrap_or(self.context);
+                (RopeFactors::ByContext { original }, h.opt_f32("rope.scaling.attn_factor")?.unwrap_or(1.0))
+            }
+            false => (RopeFactors::None, 1.0),
+        };
+        Ok(RopeSpec {
+            dim: rope_dim(h, self.head_dim)?,
+            pairs,
+            base: rope_base(h, "rope.freq_base", 10000.0)?,
+            scaling: rope_scaling(h, self.context)?,
+            factors,
+            magnitude,
+        })
+    }
+
+    /// A model in its plainest form.
+    fn spec(self, h: &Header, ropes: Vec<RopeSpec>, layers: Vec<Layer>) -> ModelSpec {
+        ModelSpec {
+            arch: h.arch().to_owned(),
+            name: self.name,
+            dim: self.dim,
+            n_vocab: self.n_vocab,
+            context: self.context,
+            embed_scale: 1.0,
+            out_norm: self.norm,
+            tied_head: self.tied_head,
+            logit_scale: 1.0,
+            logit_softcap: None,
+            ropes,
+            layers,
+            spare_layers: 0,
+        }
+    }
+}
+
+/// Which layers see only a window: said by the file as a period or as one truth value a layer; else all but every
+/// `period`th.
+fn local_layers(h: &Header, n_layers: usize, period: usize) -> Result<Vec<bool>, Error> {
+    let key = "attention.sliding_window_pattern";
+    if let Some(n) = h.metadata().get(&h.key(key)).and_then(Value::array_len) {
+        let list = h.metadata().require_bools(&h.key(key))?;
+        return if n == n_layers {
+            Ok(list.to_vec())
+        } else {
+            Err(h.bad(key, format!("{n} values"), format!("{n_layers}, one per layer")))
+        };
+    }
+    let period = match h.opt_usize(key)? {
+        Some(_) => h.size(key, MAX_SIZE)?,
+        None => period,
+    };
+    Ok((0..n_layers).map(|i| (i + 1) % period != 0).collect())
 }
 
 /// The rows of the embedding, which must be as many as the tokenizer has tokens.
@@ -168,7 +304,8 @@ fn rope_scaling(h: &Header, context: usize) -> Result<RopeScaling, Error> {
     };
     match kind {
         None if factor.is_none() => Ok(RopeScaling::None),
-        Some("none") => Ok(RopeScaling::None),
+        // Longrope's stretch stands in tables.
+        Some("none" | "longrope") => Ok(RopeScaling::None),
         None | Some("linear") => Ok(RopeScaling::Linear(positive(factor)?)),
         Some("yarn") => Ok(RopeScaling::Yarn {
             factor: positive(factor)?,
@@ -177,7 +314,7 @@ fn rope_scaling(h: &Header, context: usize) -> Result<RopeScaling, Error> {
             beta_slow: h.opt_f32("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
             attn_factor: h.opt_f32("rope.scaling.attn_factor")?.unwrap_or(1.0),
         }),
-        Some(other) => Err(h.bad("rope.scaling.type", other, "none, linear or yarn")),
+        Some(other) => Err(h.bad("rope.scaling.type", other, "none, linear, yarn or longrope")),
     }
 }
 

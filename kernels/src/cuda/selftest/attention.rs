@@ -17,10 +17,23 @@ struct Shape {
     v_dim: usize,
     window: Option<usize>,
     cap: Option<f32>,
+    /// Values are the front of the keys.
+    in_keys: bool,
 }
 
-const PLAIN: Shape =
-    Shape { n: 1, first_pos: 0, heads: 4, kv_heads: 2, head_dim: 64, v_dim: 64, window: None, cap: None };
+const PLAIN: Shape = Shape {
+    n: 1,
+    first_pos: 0,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 64,
+    v_dim: 64,
+    window: None,
+    cap: None,
+    in_keys: false,
+};
+/// As DeepSeek's latents are.
+const LATENT: Shape = Shape { heads: 16, kv_heads: 1, head_dim: 576, v_dim: 512, in_keys: true, ..PLAIN };
 
 pub(super) fn check(bench: &mut Bench<'_>) -> Result<(), CudaError> {
     let thorough = [
@@ -32,10 +45,18 @@ pub(super) fn check(bench: &mut Bench<'_>) -> Result<(), CudaError> {
         Shape { n: 3, first_pos: 280, head_dim: 256, v_dim: 256, cap: Some(2.0), ..PLAIN },
         Shape { n: 20, first_pos: 0, heads: 3, kv_heads: 3, head_dim: 40, v_dim: 24, ..PLAIN },
         Shape { n: 2, first_pos: 1, heads: 34, kv_heads: 2, head_dim: 128, v_dim: 128, ..PLAIN },
+        Shape { n: 2, first_pos: 30, heads: 3, head_dim: 192, v_dim: 128, kv_heads: 3, ..PLAIN },
+        Shape { first_pos: 270, ..LATENT },
+        Shape { n: 3, first_pos: 2, heads: 5, ..LATENT },
+        Shape { n: 4, first_pos: 9, head_dim: 80, v_dim: 64, ..LATENT },
     ];
     let quick = [Shape { n: 3, first_pos: 40, ..PLAIN }];
     let big = Shape { heads: 48, kv_heads: 8, head_dim: 128, v_dim: 128, ..PLAIN };
-    let large = [Shape { first_pos: 4095, ..big }, Shape { n: 64, first_pos: 448, ..big }];
+    let large = [
+        Shape { first_pos: 4095, ..big },
+        Shape { n: 64, first_pos: 448, ..big },
+        Shape { first_pos: 4095, heads: 128, ..LATENT },
+    ];
     for shape in bench.shapes(&quick, &thorough, &large) {
         for kind in [KvType::F32, KvType::F16, KvType::Q8_0] {
             attention(bench, shape, kind)?;
@@ -68,7 +89,10 @@ fn attention(bench: &mut Bench<'_>, s: Shape, kind: KvType) -> Result<(), CudaEr
     let q = bench.floats(s.n * s.heads * s.head_dim);
     let (k, v) = (bench.floats(held * s.kv_heads * s.head_dim), bench.floats(held * s.kv_heads * s.v_dim));
     let (_, k_seen) = stored(kind, &k, s.head_dim);
-    let (_, v_seen) = stored(kind, &v, s.v_dim);
+    let v_seen = match s.in_keys {
+        true => k_seen.chunks_exact(s.head_dim).flat_map(|key| &key[..s.v_dim]).copied().collect(),
+        false => stored(kind, &v, s.v_dim).1,
+    };
     let scale = 1.0 / (s.head_dim as f32).sqrt();
     let mut want = Vec::new();
     for (row, q) in q.chunks_exact(s.head_dim).enumerate() {
@@ -100,7 +124,7 @@ fn attention(bench: &mut Bench<'_>, s: Shape, kind: KvType) -> Result<(), CudaEr
     let mut out = bench.blank(s.n * s.heads * s.v_dim)?;
     let mut scratch = gpu.buffer(Gpu::attend_scratch(s.n, s.heads, s.v_dim))?;
     let name = format!(
-        "attention {kind:?} {} tokens at {}, {} / {} heads of {}{}{}",
+        "attention {kind:?} {} tokens at {}, {} / {} heads of {}{}{}{}",
         s.n,
         s.first_pos,
         s.heads,
@@ -108,12 +132,14 @@ fn attention(bench: &mut Bench<'_>, s: Shape, kind: KvType) -> Result<(), CudaEr
         s.head_dim,
         if s.window.is_some() { ", window" } else { "" },
         if s.cap.is_some() { ", cap" } else { "" },
+        if s.in_keys { ", values in keys" } else { "" },
     );
     let bytes = held * s.kv_heads * (kind.row_bytes(s.head_dim) + kind.row_bytes(s.v_dim));
     let (n_heads, window, softcap) = (s.heads, s.window, s.cap);
     bench.compare(name, LIMIT, bytes, &want, &mut out, |gpu, out| {
-        let (q, k, v) = (&q, &keys, &values);
-        let attend = GpuAttend { q, k, v, first: 0, n: s.n, first_pos: s.first_pos, n_heads, window, scale, softcap };
+        let (q, k, v, v_dim) = (&q, &keys, (!s.in_keys).then_some(&values), s.v_dim);
+        let attend =
+            GpuAttend { q, k, v, v_dim, first: 0, n: s.n, first_pos: s.first_pos, n_heads, window, scale, softcap };
         gpu.attend(&attend, &mut scratch, out)
     })
 }
@@ -127,11 +153,11 @@ fn shift(bench: &mut Bench<'_>, kind: KvType) -> Result<(), CudaError> {
     let cos: Vec<f32> = angles.iter().map(|a| a.cos() as f32).collect();
     let sin: Vec<f32> = angles.iter().map(|a| a.sin() as f32).collect();
     let (cos_card, sin_card) = (bench.put(&cos)?, bench.put(&sin)?);
-    for turned in [false, true] {
+    for (turned, skip) in [(false, 0), (true, 0), (true, 16)] {
         let mut kv = gpu.kv(kind, heads, capacity, width)?;
         gpu.store(&mut kv, &on_card, 0, held, 0)?;
         let rope = GpuRope { cos: &cos_card, sin: &sin_card, pairs: 16, pairing: Pairs::Halves };
-        let seconds = gpu.time(|| gpu.shift(&mut kv, turned.then_some(&rope), gone.clone(), held))?;
+        let seconds = gpu.time(|| gpu.shift(&mut kv, turned.then_some((&rope, skip)), gone.clone(), held))?;
         let bytes = bench.get(kv.bytes())?;
         let (mut got, mut want) = (Vec::new(), Vec::new());
         for head in 0..heads {
@@ -139,9 +165,10 @@ fn shift(bench: &mut Bench<'_>, kind: KvType) -> Result<(), CudaError> {
                 let from = if pos < gone.start { pos } else { pos + gone.len() };
                 let (_, mut row) = stored(kind, &rows[(from * heads + head) * width..][..width], width);
                 if turned && pos >= gone.start {
-                    for i in 0..16 {
+                    for i in skip..skip + 16 {
                         let (a, b) = (row[i], row[i + 16]);
-                        (row[i], row[i + 16]) = (a * cos[i] - b * sin[i], a * sin[i] + b * cos[i]);
+                        (row[i], row[i + 16]) =
+                            (a * cos[i - skip] - b * sin[i - skip], a * sin[i - skip] + b * cos[i - skip]);
                     }
                     (_, row) = stored(kind, &row, width);
                 }
@@ -155,7 +182,7 @@ fn shift(bench: &mut Bench<'_>, kind: KvType) -> Result<(), CudaError> {
         }
         // A last bit before rounding may make a step of the stored type, so the largest such step is allowed.
         let limit = if turned && kind == KvType::Q8_0 { 0.01 } else { 1e-6 };
-        let name = format!("shift {kind:?}{}", if turned { ", turned" } else { "" });
+        let name = format!("shift {kind:?}{}", if turned { format!(", turned from {skip}") } else { String::new() });
         let error = difference(&got, &want);
         (bench.report)(super::Check { name, error, limit, seconds, bytes: bytes.len() });
     }

@@ -1,7 +1,7 @@
 //! Norms, rotation, gates, the router and the best logits.
 
 use super::{Bench, Check};
-use crate::cuda::{CudaError, GpuRope, GpuRoute};
+use crate::cuda::{CudaError, GpuHeads, GpuNorm, GpuRope, GpuRoute};
 use crate::{Activation, Pairs};
 
 /// A few roundings of f32.
@@ -12,6 +12,7 @@ pub(super) fn check(bench: &mut Bench<'_>) -> Result<(), CudaError> {
     elementwise(bench)?;
     rotation(bench)?;
     router(bench)?;
+    grouped_router(bench)?;
     best_logits(bench)
 }
 
@@ -32,13 +33,32 @@ fn norms(bench: &mut Bench<'_>) -> Result<(), CudaError> {
             let mut out = bench.blank(rows * dim)?;
             // A row of one float, centred, is nothing but rounding.
             let limit = if centred && dim == 1 { f64::INFINITY } else { 2.0 * LIMIT };
-            bench.compare(name, limit, rows * dim * 8, &want, &mut out, |gpu, out| match centred {
-                false => gpu.rms_norm(&on_card, &w, eps, rows, out),
-                true => gpu.layer_norm(&on_card, &w, eps, rows, out),
+            let norm = if centred { GpuNorm::Layer } else { GpuNorm::Rms };
+            bench.compare(name, limit, rows * dim * 8, &want, &mut out, |gpu, out| {
+                gpu.norm(norm, &on_card, &w, eps, rows, out)
             })?;
         }
     }
-    Ok(())
+    norms_of_heads(bench)
+}
+
+/// In place, of the front of each row, with weights that take turns.
+fn norms_of_heads(bench: &mut Bench<'_>) -> Result<(), CudaError> {
+    let (rows, dim, stride, period, eps) = (6, 40, 48, 3, 1e-6f32);
+    let (x, weight) = (bench.floats(rows * stride), bench.floats(period * dim));
+    let mut want: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+    for (row, x) in want.chunks_exact_mut(stride).enumerate() {
+        let mean = x[..dim].iter().sum::<f64>() / dim as f64;
+        let square = x[..dim].iter().map(|x| (x - mean).powi(2)).sum::<f64>() / dim as f64;
+        for (x, w) in x[..dim].iter_mut().zip(&weight[row % period * dim..]) {
+            *x = (*x - mean) / (square + f64::from(eps)).sqrt() * f64::from(*w);
+        }
+    }
+    let (w, mut out) = (bench.put(&weight)?, bench.put(&x)?);
+    let name = format!("layer norm of heads {rows} x {dim}");
+    bench.compare(name, 2.0 * LIMIT, rows * dim * 8, &want, &mut out, |gpu, out| {
+        gpu.norm_in_place(GpuNorm::Layer, out, stride, (&w, period), eps, rows)
+    })
 }
 
 fn silu(x: f64) -> f64 {
@@ -88,13 +108,35 @@ fn elementwise(bench: &mut Bench<'_>) -> Result<(), CudaError> {
     let mut out = bench.blank(80)?;
     bench.compare("pick 2 of 3 rows".to_owned(), 0.0, 640, &want, &mut out, |gpu, out| {
         gpu.pick_rows(&from, &picked, 2, 40, out)
+    })?;
+    let (h, weight) = (bench.floats(3 * 40), bench.floats(40));
+    let (h_card, weight_card, mut out) = (bench.put(&h)?, bench.put(&weight)?, bench.put(&rows)?);
+    let dot = |row: &[f32]| row.iter().zip(&weight).map(|(&h, &w)| f64::from(h) * f64::from(w)).sum::<f64>();
+    let factors: Vec<f64> = h.chunks_exact(40).map(|row| 1.0 / (1.0 + (-dot(row)).exp())).collect();
+    let want: Vec<f64> = rows.iter().enumerate().map(|(i, &x)| f64::from(x) * factors[i / 40]).collect();
+    bench.compare("gate 3 rows of 40".to_owned(), LIMIT, 960, &want, &mut out, |gpu, out| {
+        gpu.gate_rows(out, &h_card, &weight_card, 3)
+    })?;
+    // Two of three heads of two tokens, by head, without the front of each.
+    let want: Vec<f64> = [(0, 1), (1, 1), (0, 2), (1, 2)]
+        .iter()
+        .flat_map(|(token, head)| &rows[token * 60 + head * 20 + 4..][..16])
+        .map(|&x| f64::from(x))
+        .collect();
+    let mut out = bench.blank(64)?;
+    bench.compare("move 2 x 2 heads of 16".to_owned(), 0.0, 512, &want, &mut out, |gpu, out| {
+        let (from_at, to_at) =
+            (GpuHeads { start: 24, token: 60, head: 20 }, GpuHeads { start: 0, token: 16, head: 32 });
+        gpu.move_heads((&from, from_at), (out, to_at), (2, 2, 16))
     })
 }
 
 fn rotation(bench: &mut Bench<'_>) -> Result<(), CudaError> {
     let shapes =
         bench.shapes(&[(2, 3, 64, 32)], &[(1, 1, 8, 1), (3, 4, 80, 10), (2, 5, 128, 64)], &[(512, 48, 128, 64)]);
-    for (n, heads, head_dim, pairs) in shapes {
+    for (skip, (n, heads, head_dim, pairs)) in
+        shapes.into_iter().flat_map(|shape| [(0, shape), (shape.2 - 2 * shape.3, shape)])
+    {
         let x = bench.floats(n * heads * head_dim);
         let angles: Vec<f64> =
             (0..n * pairs).map(|i| (i / pairs * 37) as f64 / 1.3f64.powi((i % pairs) as i32)).collect();
@@ -111,14 +153,15 @@ fn rotation(bench: &mut Bench<'_>) -> Result<(), CudaError> {
                     };
                     let at = row / heads * pairs + i;
                     let (c, s) = (f64::from(cos[at]), f64::from(sin[at]));
+                    let head = &mut head[skip..];
                     (head[a], head[b]) = (head[a] * c - head[b] * s, head[a] * s + head[b] * c);
                 }
             }
             let mut out = bench.put(&x)?;
-            let name = format!("rope {pairing:?} {n} x {heads} x {head_dim}, {pairs} pairs");
+            let name = format!("rope {pairing:?} {n} x {heads} x {head_dim}, {pairs} pairs from {skip}");
             let rope = GpuRope { cos: &cos_card, sin: &sin_card, pairs, pairing };
             bench.compare(name, LIMIT, x.len() * 8, &want, &mut out, |gpu, out| {
-                gpu.rope(out, &rope, n, heads, head_dim)
+                gpu.rope(out, &rope, n, heads, head_dim, skip)
             })?;
         }
     }
@@ -143,7 +186,7 @@ fn router(bench: &mut Bench<'_>) -> Result<(), CudaError> {
         let dim = 5;
         let rows = bench.floats(n * n_active * dim);
         for renormalize in [true, false] {
-            let route = GpuRoute { n_experts, n_active, renormalize, scale: 1.5 };
+            let route = GpuRoute { n_experts, n_active, sigmoid: false, groups: None, renormalize, scale: 1.5 };
             let chosen: Vec<Vec<usize>> = logits.chunks_exact(n_experts).map(|l| best(l, n_active)).collect();
             let mut want = Vec::new();
             for (token, scores) in logits.chunks_exact(n_experts).enumerate() {
@@ -168,8 +211,59 @@ fn router(bench: &mut Bench<'_>) -> Result<(), CudaError> {
             let mut out = bench.blank(n * dim)?;
             let name = format!("router {n_active} of {n_experts}, {n} tokens");
             bench.compare(name, 2.0 * LIMIT, n * n_experts * 4, &want, &mut out, |gpu, out| {
-                gpu.route(&logits, n, &route, &mut routing)?;
+                gpu.route(&logits, None, n, &route, &mut routing)?;
                 gpu.combine(&rows, &routing, n, n_active, dim, out)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Sigmoid or softmax, with and without a bias, and groups that are chosen by their one or two best.
+fn grouped_router(bench: &mut Bench<'_>) -> Result<(), CudaError> {
+    let shapes = bench.shapes(
+        &[(2, 16, 4, (4, 2, 2))],
+        &[(5, 160, 6, (8, 3, 1)), (4, 256, 8, (8, 4, 2)), (3, 12, 2, (6, 2, 2)), (3, 64, 5, (32, 7, 1))],
+        &[(512, 256, 8, (8, 4, 2))],
+    );
+    for (n, n_experts, n_active, groups) in shapes {
+        for sigmoid in [false, true] {
+            let (logits, bias) = (bench.floats(n * n_experts), bench.floats(n_experts));
+            let route =
+                GpuRoute { n_experts, n_active, sigmoid, groups: Some(groups), renormalize: sigmoid, scale: 2.5 };
+            let (count, taken, few) = groups;
+            let each = n_experts / count;
+            let mut want = Vec::new();
+            for logits in logits.chunks_exact(n_experts) {
+                let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+                let score = |e: usize| match sigmoid {
+                    true => 1.0 / (1.0 + (-f64::from(logits[e])).exp()),
+                    false => f64::from(logits[e]).exp() / total,
+                };
+                let keys: Vec<f32> = (0..n_experts).map(|e| (score(e) + f64::from(bias[e])) as f32).collect();
+                let group =
+                    |g: usize| best(&keys[g * each..(g + 1) * each], few).into_iter().map(move |e| g * each + e);
+                let scores: Vec<f32> = (0..count).map(|g| group(g).map(|e| keys[e]).sum()).collect();
+                let left = best(&scores, taken);
+                let open = |e: usize| if left.contains(&(e / each)) { keys[e] } else { f32::MIN };
+                let chosen = best(&(0..n_experts).map(open).collect::<Vec<_>>(), n_active);
+                let sum: f64 = if sigmoid { chosen.iter().map(|&e| score(e)).sum() } else { 1.0 };
+                // A row of ones: the weights' sum; then each expert by its number.
+                want.push(chosen.iter().map(|&e| score(e) / sum * 2.5).sum::<f64>());
+                want.push(chosen.iter().map(|&e| score(e) / sum * 2.5 * e as f64).sum::<f64>());
+            }
+            let (logits, bias) = (bench.put(&logits)?, bench.put(&bias)?);
+            let mut routing = bench.gpu.routing(n, n_experts, n_active)?;
+            let mut out = bench.blank(n * 2)?;
+            let name = format!("router {n_active} of {n_experts} in {count} groups, {n} tokens");
+            bench.compare(name, 2.0 * LIMIT, n * n_experts * 4, &want, &mut out, |gpu, out| {
+                gpu.route(&logits, Some(&bias), n, &route, &mut routing)?;
+                let (offsets, token) = gpu.read_routing(&routing, n, &route)?;
+                let expert = |pair: usize| offsets.iter().skip(1).filter(|&&end| end as usize <= pair).count();
+                let rows: Vec<f32> = (0..token.len()).flat_map(|pair| [1.0, expert(pair) as f32]).collect();
+                let on_card = gpu.buffer(rows.len())?;
+                gpu.write(&on_card, 0, &rows)?;
+                gpu.combine(&on_card, &routing, n, n_active, 2, out)
             })?;
         }
     }

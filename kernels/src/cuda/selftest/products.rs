@@ -128,11 +128,11 @@ fn experts(bench: &mut Bench<'_>, dtype: DType) -> Result<(), CudaError> {
         let all = Mat::new(dtype, rows * n_experts, k, &bytes).expect("whole rows");
         let mats: Vec<Mat<'_>> = (0..n_experts).map(|e| all.stacked(e, n_experts)).collect();
         let w: GpuMat = gpu.upload(&mats)?;
-        let route = GpuRoute { n_experts, n_active, renormalize: true, scale: 1.0 };
+        let route = GpuRoute { n_experts, n_active, sigmoid: false, groups: None, renormalize: true, scale: 1.0 };
         let logits = bench.floats(n * n_experts);
         let scores = bench.put(&logits)?;
         let mut routing = gpu.routing(n, n_experts, n_active)?;
-        gpu.route(&scores, n, &route, &mut routing)?;
+        gpu.route(&scores, None, n, &route, &mut routing)?;
         let floats = bench.floats(n * k);
         let x = bench.put(&floats)?;
         let mut acts = gpu.acts(n * k)?;

@@ -1,0 +1,285 @@
+//! Latent attention on the CPU, in two forms that give the same: over the latents as they are, with the matrices that make keys
+//! and values taken to the queries and to the results; or with keys and values of every head made from the latents first, which
+//! costs less where many queries look at them.
+
+use super::batch::Run;
+use crate::model::Mla;
+use ostro_kernels::{ActKinds, Acts, Attend, AttendScratch, DType, Exec, Groups, KvType, Mat, Product, quantize};
+
+/// A matrix a head each.
+#[derive(Clone, Copy)]
+pub(super) struct LatentWeights<'a> {
+    /// `[kv_rank, nope_dim]`: a query to what it is against latents.
+    pub keys: &'a [Mat<'a>],
+    /// `[v_dim, kv_rank]`.
+    pub values: &'a [Mat<'a>],
+}
+
+/// The latents of a sequence in a layer.
+#[derive(Clone, Copy)]
+pub(super) struct LatentCache<'a> {
+    /// `[n_ctx, row_bytes(latent)]`
+    pub rows: &'a [u8],
+    pub kind: KvType,
+    pub n_ctx: usize,
+}
+
+/// Rows of queries and heads that are computed together at most, so that what they take stays small.
+const PAIRS: usize = 4096;
+/// Heads that are computed together for `n` queries.
+pub(super) fn heads_at_once(n: usize, n_heads: usize) -> usize {
+    (PAIRS / n.max(1)).clamp(1, n_heads)
+}
+
+/// Rows of queries and heads that batches of at most `n` queries have at once.
+#[cfg(feature = "cuda")]
+pub(super) fn most_rows(n: usize, n_heads: usize) -> usize {
+    (n * n_heads).min(PAIRS.max(n))
+}
+
+/// Floats of keys and values that are made at a time at most.
+const MADE: usize = 16 << 20;
+
+/// The buffers of latent attention.
+#[derive(Default)]
+pub(super) struct Latent {
+    /// The parts of queries that are not rotated, `[n, heads, nope_dim]`; then what heads give as latents, `[n, heads, kv_rank]`.
+    rows: Vec<f32>,
+    /// By head: queries against latents, `[heads, n, kv_rank]`, or results, `[heads, n, v_dim]`.
+    pairs: Vec<f32>,
+    /// Queries, `[n, heads, latent or key]`.
+    queries: Vec<f32>,
+    acts: Acts,
+    offsets: Vec<usize>,
+    pick: Vec<u32>,
+    /// Cached latents as floats, `[held, kv_rank]`, and rotated keys, `[held, rope_dim]`.
+    latents: Vec<f32>,
+    rotated: Vec<f32>,
+    /// A head's matrix of keys, the other way round, `[heads, nope_dim, kv_rank]`.
+    turned: Vec<u8>,
+    /// Keys, `[held, nope_dim]`, and values, `[held, v_dim]`, of each head.
+    made: Vec<f32>,
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    out: Vec<f32>,
+}
+
+impl Latent {
+    /// Attention of a run's queries `q`, `[batch, n_heads, key]`, to `att`, `[batch, n_heads, v_dim]`.
+    #[allow(clippy::too_many_arguments, reason = "each is another thing")]
+    pub fn attend(
+        &mut self,
+        exec: &Exec,
+        scratch: &mut AttendScratch,
+        a: &Mla,
+        weights: LatentWeights<'_>,
+        cache: LatentCache<'_>,
+        run: Run,
+        q: &[f32],
+        att: &mut [f32],
+    ) {
+        let (key, out) = (a.n_heads * (a.nope_dim + a.rope_dim), a.n_heads * a.v_dim);
+        let (q, att) = (&q[run.first * key..][..run.n * key], &mut att[run.first * out..][..run.n * out]);
+        let job = Job { exec, a, weights, cache, pos: run.pos, n: run.n };
+        if !exec.is_exact() && job.making_is_cheaper() {
+            self.made(&job, scratch, q, att);
+        } else {
+            self.absorbed(&job, scratch, q, att);
+        }
+    }
+
+    /// Over the latents: a head's query is `[keys q_nope, q_rope]`, its result goes through its matrix of values.
+    fn absorbed(&mut self, job: &Job<'_>, scratch: &mut AttendScratch, q: &[f32], att: &mut [f32]) {
+        let Job { exec, a, weights, cache, pos, n } = *job;
+        let (key, latent) = (a.nope_dim + a.rope_dim, a.latent());
+        let step = heads_at_once(n, a.n_heads);
+        for first in (0..a.n_heads).step_by(step) {
+            let heads = step.min(a.n_heads - first);
+            let head_of = |i: usize| &q[(i / heads * a.n_heads + first + i % heads) * key..][..key];
+            // Pair `h n + t` is head h of token t, whose row is `t heads + h`.
+            self.offsets.clear();
+            self.offsets.extend((0..=heads).map(|h| h * n));
+            self.pick.clear();
+            self.pick.extend((0..heads).flat_map(|h| (0..n).map(move |t| (t * heads + h) as u32)));
+            let groups = Groups { offsets: &self.offsets, pick: &self.pick };
+            let rows = n * heads;
+
+            let nope = room(&mut self.rows, rows * a.nope_dim);
+            exec.rows(nope, a.nope_dim, |i, row| row.copy_from_slice(&head_of(i)[..a.nope_dim]));
+            let mats = &weights.keys[first..first + heads];
+            exec.quantize(&mut self.acts, nope, rows, a.nope_dim, kinds(mats));
+            let absorbed = room(&mut self.pairs, rows * a.kv_rank);
+            exec.matmul_experts(&self.acts, mats, groups, absorbed);
+            let queries = room(&mut self.queries, rows * latent);
+            exec.rows(queries, latent, |i, row| {
+                let pair = i % heads * n + i / heads;
+                row[..a.kv_rank].copy_from_slice(&absorbed[pair * a.kv_rank..][..a.kv_rank]);
+                row[a.kv_rank..].copy_from_slice(&head_of(i)[a.nope_dim..]);
+            });
+
+            let sums = room(&mut self.rows, rows * a.kv_rank);
+            // Several queries together are computed in another way than one.
+            let together = if exec.is_exact() { 1 } else { n };
+            for t in (0..n).step_by(together) {
+                let attend = Attend {
+                    q: &queries[t * heads * latent..][..together * heads * latent],
+                    k: cache.rows,
+                    v: None,
+                    k_type: cache.kind,
+                    v_type: cache.kind,
+                    capacity: cache.n_ctx,
+                    n: together,
+                    first_pos: pos + t,
+                    n_heads: heads,
+                    n_kv_heads: 1,
+                    head_dim: latent,
+                    v_dim: a.kv_rank,
+                    window: None,
+                    scale: a.scale,
+                    softcap: None,
+                    out: &mut sums[t * heads * a.kv_rank..][..together * heads * a.kv_rank],
+                };
+                ostro_kernels::attend(exec.cpu(), exec.team(), scratch, attend);
+            }
+
+            let mats = &weights.values[first..first + heads];
+            exec.quantize(&mut self.acts, sums, rows, a.kv_rank, kinds(mats));
+            let values = room(&mut self.pairs, rows * a.v_dim);
+            exec.matmul_experts(&self.acts, mats, groups, values);
+            exec.rows(att, a.n_heads * a.v_dim, |t, row| {
+                for (h, out) in row[first * a.v_dim..].chunks_exact_mut(a.v_dim).take(heads).enumerate() {
+                    out.copy_from_slice(&values[(h * n + t) * a.v_dim..][..a.v_dim]);
+                }
+            });
+        }
+    }
+
+    /// Keys and values of some heads are made from all latents, then attended to as ever.
+    fn made(&mut self, job: &Job<'_>, scratch: &mut AttendScratch, q: &[f32], att: &mut [f32]) {
+        let Job { exec, a, weights, cache, pos, n } = *job;
+        let (cpu, held, key) = (exec.cpu(), pos + n, a.nope_dim + a.rope_dim);
+        let bytes = cache.kind.row_bytes(a.latent());
+        let latents = room(&mut self.latents, held * a.kv_rank);
+        let rotated = room(&mut self.rotated, held * a.rope_dim);
+        let mut row = vec![0.0; a.latent()];
+        for (i, cached) in cache.rows.chunks_exact(bytes).take(held).enumerate() {
+            cache.kind.load(cpu, cached, &mut row);
+            latents[i * a.kv_rank..][..a.kv_rank].copy_from_slice(&row[..a.kv_rank]);
+            rotated[i * a.rope_dim..][..a.rope_dim].copy_from_slice(&row[a.kv_rank..]);
+        }
+        let all = ActKinds::of(DType::F32) | kinds(weights.values);
+        exec.quantize(&mut self.acts, latents, held, a.kv_rank, all);
+
+        let (matrix, width) = (a.nope_dim * a.kv_rank, a.nope_dim + a.v_dim);
+        let step = (MADE / (held * (key + a.v_dim))).clamp(1, a.n_heads);
+        for first in (0..a.n_heads).step_by(step) {
+            let heads = step.min(a.n_heads - first);
+            let turned = bytes_room(&mut self.turned, heads * matrix * 4);
+            exec.rows(turned, matrix * 4, |h, out| turn(weights.keys[first + h], out));
+            let made = room(&mut self.made, heads * held * width);
+            let mut products = Vec::with_capacity(2 * heads);
+            for (h, made) in made.chunks_exact_mut(held * width).enumerate() {
+                let (keys, values) = made.split_at_mut(held * a.nope_dim);
+                let w = Mat::new(DType::F32, a.nope_dim, a.kv_rank, &turned[h * matrix * 4..][..matrix * 4]);
+                products.push(Product { w: w.expect("whole rows"), out: keys });
+                products.push(Product { w: weights.values[first + h], out: values });
+            }
+            exec.matmul(&self.acts, &mut products);
+
+            let keys = bytes_room(&mut self.keys, heads * held * key * 4);
+            exec.rows(keys, key * 4, |i, out| {
+                let (h, t) = (i / held, i % held);
+                let (nope, rope) = out.split_at_mut(a.nope_dim * 4);
+                KvType::F32.store(cpu, &made[h * held * width + t * a.nope_dim..][..a.nope_dim], nope);
+                KvType::F32.store(cpu, &rotated[t * a.rope_dim..][..a.rope_dim], rope);
+            });
+            let values = bytes_room(&mut self.values, heads * held * a.v_dim * 4);
+            exec.rows(values, a.v_dim * 4, |i, out| {
+                let at = i / held * held * width + held * a.nope_dim + i % held * a.v_dim;
+                KvType::F32.store(cpu, &made[at..][..a.v_dim], out);
+            });
+            let queries = room(&mut self.queries, n * heads * key);
+            exec.rows(queries, heads * key, |t, row| {
+                row.copy_from_slice(&q[(t * a.n_heads + first) * key..][..heads * key]);
+            });
+            let out = room(&mut self.out, n * heads * a.v_dim);
+            let attend = Attend {
+                q: queries,
+                k: keys,
+                v: Some(values),
+                k_type: KvType::F32,
+                v_type: KvType::F32,
+                capacity: held,
+                n,
+                first_pos: pos,
+                n_heads: heads,
+                n_kv_heads: heads,
+                head_dim: key,
+                v_dim: a.v_dim,
+                window: None,
+                scale: a.scale,
+                softcap: None,
+                out,
+            };
+            ostro_kernels::attend(cpu, exec.team(), scratch, attend);
+            exec.rows(att, a.n_heads * a.v_dim, |t, row| {
+                row[first * a.v_dim..][..heads * a.v_dim]
+                    .copy_from_slice(&out[t * heads * a.v_dim..][..heads * a.v_dim]);
+            });
+        }
+    }
+}
+
+/// The queries of a run, and what they look at.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    exec: &'a Exec,
+    a: &'a Mla,
+    weights: LatentWeights<'a>,
+    cache: LatentCache<'a>,
+    pos: usize,
+    n: usize,
+}
+
+impl Job<'_> {
+    /// Counts multiplications of floats; those of bytes are a quarter of one.
+    fn making_is_cheaper(&self) -> bool {
+        let Job { a, pos, n, .. } = *self;
+        let (rank, nope, rope, v, held, seen) =
+            (a.kv_rank, a.nope_dim, a.rope_dim, a.v_dim, pos + n, n * (pos + n / 2));
+        let absorbed = n * rank * (nope + v) / 4 + seen * (2 * rank + rope);
+        let made = held * rank * (nope + v / 4) + seen * (nope + rope + v);
+        made < absorbed
+    }
+}
+
+/// The representations that some matrices want.
+fn kinds(mats: &[Mat<'_>]) -> ActKinds {
+    mats.iter().fold(ActKinds::NONE, |kinds, mat| kinds | ActKinds::of(mat.dtype()))
+}
+
+/// A matrix as floats in bytes, its columns as rows.
+fn turn(mat: Mat<'_>, out: &mut [u8]) {
+    let mut row = vec![0.0; mat.cols()];
+    for i in 0..mat.rows() {
+        quantize::decode_row(mat.dtype(), mat.row(i), &mut row);
+        for (j, x) in row.iter().enumerate() {
+            out[(j * mat.rows() + i) * 4..][..4].copy_from_slice(&x.to_le_bytes());
+        }
+    }
+}
+
+/// The first `len` floats of a buffer, which grows to the longest that was asked for.
+fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+fn bytes_room(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    &mut buffer[..len]
+}
