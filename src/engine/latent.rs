@@ -283,3 +283,79 @@ fn bytes_room(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
     }
     &mut buffer[..len]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::SeqId;
+    use crate::model::{Norm, NormKind};
+    use ostro_kernels::Cpu;
+    use ostro_kernels::synthetic::{Random, weights};
+
+    /// Both forms, for float and quantized matrices and every cache, with and without positions before.
+    #[test]
+    fn both_forms_give_the_same() {
+        let norm = Norm { kind: NormKind::Rms, eps: 1e-6 };
+        let (n_heads, kv_rank, nope_dim, rope_dim, v_dim) = (6, 64, 32, 16, 32);
+        let a =
+            Mla { n_heads, q_rank: None, kv_rank, nope_dim, rope_dim, v_dim, rope: 0, scale: 0.3, norm, joined: false };
+        let mut random = Random::new(5);
+        for (dtype, limit) in [(DType::F32, 1e-10), (DType::Q8_0, 1e-3)] {
+            let mut table = |rows, cols| weights(dtype, rows, cols, &mut random);
+            let (keys, values) = (table(n_heads * kv_rank, nope_dim), table(n_heads * v_dim, kv_rank));
+            let stacked = |bytes, rows, cols| -> Vec<Mat<'_>> {
+                let all = Mat::new(dtype, n_heads * rows, cols, bytes).unwrap();
+                (0..n_heads).map(|h| all.stacked(h, n_heads)).collect()
+            };
+            let (keys, values) = (stacked(&keys, kv_rank, nope_dim), stacked(&values, v_dim, kv_rank));
+            let weights = LatentWeights { keys: &keys, values: &values };
+            for (kind, pos, n) in [(KvType::F32, 0, 40), (KvType::F16, 21, 9), (KvType::Q8_0, 30, 1)] {
+                let exec = Exec::new(Cpu::detect(), 2);
+                let n_ctx = pos + n + 3;
+                let mut rows = vec![0; n_ctx * kind.row_bytes(a.latent())];
+                for row in rows.chunks_exact_mut(kind.row_bytes(a.latent())).take(pos + n) {
+                    let latent: Vec<f32> = (0..a.latent()).map(|_| random.signed()).collect();
+                    kind.store(exec.cpu(), &latent, row);
+                }
+                let cache = LatentCache { rows: &rows, kind, n_ctx };
+                let q: Vec<f32> = (0..n * n_heads * (nope_dim + rope_dim)).map(|_| random.signed()).collect();
+                let run = Run { seq: SeqId(0), first: 0, n, pos };
+                let job = Job { exec: &exec, a: &a, weights, cache, pos: run.pos, n };
+                let (mut latent, mut scratch) = (Latent::default(), AttendScratch::new());
+                let mut out = [vec![f32::NAN; n * n_heads * v_dim], vec![f32::NAN; n * n_heads * v_dim]];
+                latent.absorbed(&job, &mut scratch, &q, &mut out[0]);
+                latent.made(&job, &mut scratch, &q, &mut out[1]);
+                let square = |x: f32| f64::from(x).powi(2);
+                let error: f64 = out[0].iter().zip(&out[1]).map(|(x, y)| square(x - y)).sum();
+                let power: f64 = out[0].iter().map(|&x| square(x)).sum();
+                assert!(error <= limit * power, "{dtype} {kind:?}: {n} at {pos}: NMSE {:.1e}", error / power);
+            }
+        }
+    }
+
+    /// A first prompt has its keys made, a single token does not.
+    #[test]
+    fn the_form_follows_the_work() {
+        let norm = Norm { kind: NormKind::Rms, eps: 1e-6 };
+        let (n_heads, kv_rank, nope_dim, rope_dim, v_dim) = (128, 512, 128, 64, 128);
+        let a = &Mla {
+            n_heads,
+            q_rank: None,
+            kv_rank,
+            nope_dim,
+            rope_dim,
+            v_dim,
+            rope: 0,
+            scale: 1.0,
+            norm,
+            joined: false,
+        };
+        let exec = Exec::new(Cpu::detect(), 1);
+        let weights = LatentWeights { keys: &[], values: &[] };
+        let cache = LatentCache { rows: &[], kind: KvType::F16, n_ctx: 0 };
+        for (pos, n, made) in [(0, 1, false), (0, 512, true), (3584, 512, true), (4000, 1, false), (4000, 8, false)] {
+            let job = Job { exec: &exec, a, weights, cache, pos, n };
+            assert_eq!(job.making_is_cheaper(), made, "{n} tokens at {pos}");
+        }
+    }
+}
