@@ -211,7 +211,7 @@ fn windows_bound_what_is_read_of_the_cache() {
     let path = folder.path().join("x.gguf");
     write(&path, &shape, |_, _, _| DType::F32, true);
     let (mut spec, _) = ModelSpec::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
-    let Mixer::Gqa(first) = &mut spec.layers[0].mixer;
+    let Mixer::Gqa(first) = &mut spec.layers[0].mixer else { panic!("grouped attention") };
     first.window = Some(4);
     // Two heads of 16 for keys, two for values, two bytes each.
     for (held, positions) in [(0, 0), (3, 3 + 3), (4, 4 + 4), (10, 4 + 10)] {

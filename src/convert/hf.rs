@@ -16,7 +16,7 @@ mod vocab;
 
 use super::{Error, Source, SourceFile, SourceTensor};
 use crate::gguf::{Metadata, Value};
-use crate::model::checkpoint::{Checkpoint, Config, Keys, PARAMS, Rotary, architecture_keys};
+use crate::model::checkpoint::{Checkpoint, Config, Keys, PARAMS, Rotary};
 use crate::model::{Manifest, ModelSpec, Shapes};
 use files::Files;
 use ostro_kernels::DType;
@@ -69,7 +69,7 @@ pub fn open(dir: &Path) -> Result<Source, Error> {
     let mut keys = Keys::new(&mut metadata, checkpoint.arch);
     keys.set("general.architecture", Value::String(checkpoint.arch.to_owned()));
     general::write(dir, &written, &tensors, &mut keys, &mut notes)?;
-    architecture_keys(&config, &rotary, &mut keys)?;
+    (checkpoint.architecture)(&config, &rotary, &mut keys)?;
     keys.set("general.file_type", Value::U32(file_type(&tensors)));
     (checkpoint.keys)(&config, &rotary, &mut keys)?;
     keys.set("general.quantization_version", Value::U32(2));

@@ -65,6 +65,8 @@ pub enum Change {
         /// The number of heads that the rows are divided into.
         heads: u64,
     },
+    /// Each piece is a matrix that lies the other way round: its columns become rows.
+    Turn,
     /// 1 is added to each element, in f32: norms that are stored as their distance from 1.
     AddOne,
 }
@@ -189,7 +191,8 @@ impl Source {
         )
     }
 
-    /// Reads the bytes of some rows, in their places after [`Change::Interleave`]; `out` is as long as they are.
+    /// Reads the bytes of some rows, in their places after [`Change::Interleave`] or [`Change::Turn`]; `out` is as long as they
+    /// are.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -199,7 +202,11 @@ impl Source {
     pub fn read_rows(&self, tensor: &SourceTensor, rows: Range<u64>, out: &mut [u8]) -> Result<(), Error> {
         let row_bytes = tensor.row_bytes();
         assert!(rows.end <= tensor.rows() && out.len() as u64 == (rows.end - rows.start) * row_bytes);
-        let Change::Interleave { heads } = tensor.change else { return self.read_run(tensor, rows.start, out) };
+        let heads = match tensor.change {
+            Change::None | Change::AddOne => return self.read_run(tensor, rows.start, out),
+            Change::Turn => return self.read_turned(tensor, rows, out),
+            Change::Interleave { heads } => heads,
+        };
         if tensor.dims.len() == 1 {
             let mut stored = vec![0; out.len()];
             self.read_run(tensor, rows.start, &mut stored)?;
@@ -212,6 +219,25 @@ impl Source {
         }
         for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes as usize)) {
             self.read_run(tensor, stored_at(row, tensor.rows() / heads), out)?;
+        }
+        Ok(())
+    }
+
+    /// Rows that are columns of the pieces.
+    fn read_turned(&self, tensor: &SourceTensor, rows: Range<u64>, out: &mut [u8]) -> Result<(), Error> {
+        let (each, size) = (tensor.dims[1], tensor.dtype.block_bytes());
+        let mut stored = vec![0; (each * tensor.cols()) as usize * size];
+        let mut held = None;
+        for (row, out) in rows.zip(out.chunks_exact_mut(tensor.row_bytes() as usize)) {
+            let (piece, column) = ((row / each) as usize, (row % each) as usize);
+            if held != Some(piece) {
+                let Piece { file, offset, .. } = tensor.pieces[piece];
+                self.files[file].read_at(offset, &mut stored)?;
+                held = Some(piece);
+            }
+            for (from, to) in stored.chunks_exact(each as usize * size).zip(out.chunks_exact_mut(size)) {
+                to.copy_from_slice(&from[column * size..][..size]);
+            }
         }
         Ok(())
     }

@@ -25,12 +25,15 @@ const BUFFERS: &[&str] = &[".rotary_emb.inv_freq", ".attention.masked_bias", ".a
 pub(super) fn place(files: &Files, checkpoint: &Checkpoint, config: &Config) -> Result<Placed, Error> {
     let mut work = Work { files, checkpoint, config, experts: BTreeMap::new(), placed: Placed::default() };
     let tied = config.bool("tie_word_embeddings")?.unwrap_or(false);
-    let (mut buffers, mut others) = (0, 0);
+    let (mut buffers, mut others, mut beyond) = (0, 0, 0);
+    let layers = config.u32(&["num_hidden_layers"])?.filter(|_| checkpoint.cut_layers);
     for (i, t) in files.tensors.iter().enumerate() {
         if BUFFERS.iter().any(|b| t.name.ends_with(b)) {
             buffers += 1;
         } else if checkpoint.others.iter().any(|o| t.name.starts_with(o)) {
             others += 1;
+        } else if layers.is_some_and(|n| layer_of(&t.name).is_some_and(|layer| layer >= n)) {
+            beyond += 1;
         } else {
             let place = checkpoint.place(&t.name).ok_or_else(|| work.stranger(t))?;
             if tied && place.to == "output.weight" {
@@ -42,7 +45,11 @@ pub(super) fn place(files: &Files, checkpoint: &Checkpoint, config: &Config) -> 
     }
     work.all_experts()?;
     let mut placed = work.placed;
-    for (n, what) in [(buffers, "buffers that are no weights"), (others, "tensors of other media than text")] {
+    for (n, what) in [
+        (buffers, "buffers that are no weights"),
+        (others, "tensors of other media than text"),
+        (beyond, "tensors of layers that predict further tokens"),
+    ] {
         if n > 0 {
             placed.notes.push(format!("{n} {what} are left out"));
         }
@@ -53,6 +60,11 @@ pub(super) fn place(files: &Files, checkpoint: &Checkpoint, config: &Config) -> 
         return Err(Error::bad(config.file(), format!("tensor {name}"), "nothing", "the weights of the output", next));
     }
     Ok(placed)
+}
+
+/// The layer that a tensor's name has.
+fn layer_of(name: &str) -> Option<u32> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 struct Work<'a> {
@@ -81,7 +93,7 @@ impl Work<'_> {
         let rows = dims[1..].iter().product();
         match place.how {
             How::Expert => self.expert(i, place),
-            How::Same | How::AddOne | How::InterleaveQueries | How::InterleaveKeys => {
+            How::Same | How::Named | How::AddOne | How::InterleaveQueries | How::InterleaveKeys => {
                 let change = self.change(t, place.how, &dims)?;
                 self.push(i, SourceTensor { name: place.to, dtype, dims, pieces: whole(rows), change })
             }
@@ -91,6 +103,27 @@ impl Work<'_> {
             How::Experts => {
                 let change = Change::None;
                 self.push(i, SourceTensor { name: place.to, dtype, dims, pieces: whole(rows), change })
+            }
+            How::KeysAndValues(values) => {
+                let values = values.replace("{l}", &place.layer.unwrap_or(0).to_string()) + ".weight";
+                let [heads, key, value] = ["num_attention_heads", "qk_nope_head_dim", "v_head_dim"]
+                    .map(|name| self.config.require_u32(&[name]).map(u64::from));
+                let (heads, key, value) = (heads?, key?, value?);
+                let both = key + value;
+                if dims.len() != 2 || heads == 0 || key == 0 || value == 0 || dims[1] != heads * both {
+                    let expected = format!("{heads} times {key} and {value} rows");
+                    return Err(self.files.bad(t, format!("shape {:?}", t.shape), expected, ""));
+                }
+                let (rank, row_bytes) = (dims[0], dims[0] * dtype.block_bytes() as u64);
+                for (name, first, rows, dims, change) in [
+                    (place.to, 0, key, vec![key, rank, heads], Change::Turn),
+                    (values, key, value, vec![rank, value, heads], Change::None),
+                ] {
+                    let offset = |h: u64| t.offset + (h * both + first) * row_bytes;
+                    let pieces = (0..heads).map(|h| Piece { file: t.file, offset: offset(h), rows }).collect();
+                    self.push(i, SourceTensor { name, dtype, dims, pieces, change })?;
+                }
+                Ok(())
             }
             How::GateAndUp(up) => {
                 let up = up.replace("{l}", &place.layer.unwrap_or(0).to_string()) + ".weight";
@@ -137,7 +170,7 @@ impl Work<'_> {
 
     fn expert(&mut self, i: usize, place: Place) -> Result<(), Error> {
         let t = &self.files.tensors[i];
-        let n = self.config.require_u32(&["num_local_experts", "num_experts"])?;
+        let n = self.config.require_u32(&["num_local_experts", "num_experts", "n_routed_experts"])?;
         let e = place.expert.unwrap_or(u32::MAX);
         // The list of places is no longer than the tensors that could fill it.
         if e >= n || n as usize > self.files.tensors.len() {

@@ -47,10 +47,11 @@ impl Vocab {
         let file = TokenizerJson::read(input.dir)?;
         for &kind in input.checkpoint.tokenizers {
             match (kind, &file) {
-                (Vocabulary::Pieces, _) => {
+                (Vocabulary::Pieces | Vocabulary::PlainPieces, _) => {
                     let path = input.dir.join("tokenizer.model");
                     if let Some((pieces, _)) = Pieces::read(&path)? {
-                        let pieces = pieces_with_added(input, pieces, notes)?;
+                        let plain = (kind == Vocabulary::PlainPieces).then_some(file.as_ref());
+                        let pieces = pieces_with_added(input, pieces, plain, notes)?;
                         return Vocab::with_special(input, kind, pieces, "default", file);
                     }
                 }
@@ -134,7 +135,14 @@ impl Vocab {
 }
 
 /// The pieces of tokenizer.model, and what the other files add to them or make of them.
-fn pieces_with_added(input: &Input, mut pieces: Pieces, notes: &mut Vec<String>) -> Result<Pieces, Error> {
+///
+/// `plain`: those of tokenizer.json too, and all as they are.
+fn pieces_with_added(
+    input: &Input,
+    mut pieces: Pieces,
+    plain: Option<Option<&TokenizerJson>>,
+    notes: &mut Vec<String>,
+) -> Result<Pieces, Error> {
     pieces.resize(input.n_vocab, notes);
     let mut past = 0;
     if let Some(added) = json::object(&input.dir.join("added_tokens.json"))? {
@@ -146,15 +154,19 @@ fn pieces_with_added(input: &Input, mut pieces: Pieces, notes: &mut Vec<String>)
             }
         }
     }
-    for added in added_in_config(input.tokenizer_config)? {
+    let file = plain.flatten().map_or(&[][..], |tokenizer| &tokenizer.added_tokens);
+    for added in added_in_config(input.tokenizer_config)?.into_iter().chain(file.iter().cloned()) {
         if added.id as usize >= input.n_vocab {
             past += 1;
             continue;
         }
-        if added.special || looks_special(&added.content) {
-            pieces.set(added.id as usize, added.content, kind::CONTROL);
+        let id = added.id as usize;
+        if added.special || (plain.is_none() && looks_special(&added.content)) {
+            pieces.set(id, added.content, kind::CONTROL);
+        } else if plain.is_some() {
+            pieces.set(id, added.content, kind::USER_DEFINED);
         } else {
-            pieces.set(added.id as usize, added.content.replace('▁', " "), kind::USER_DEFINED);
+            pieces.set(id, added.content.replace('▁', " "), kind::USER_DEFINED);
         }
     }
     if past > 0 {

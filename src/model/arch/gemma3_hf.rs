@@ -3,7 +3,7 @@
 use crate::gguf::Value;
 use crate::model::Error;
 use crate::model::checkpoint::How::{AddOne, Same};
-use crate::model::checkpoint::{Checkpoint, Config, Keys, Name, Rotary, Vocabulary, name};
+use crate::model::checkpoint::{Checkpoint, Config, Keys, Name, Rotary, Vocabulary, architecture_keys, name};
 
 pub(super) const GEMMA3: Checkpoint = Checkpoint {
     classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
@@ -12,6 +12,8 @@ pub(super) const GEMMA3: Checkpoint = Checkpoint {
     names: NAMES,
     others: &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."],
     cut_embedding: true,
+    cut_layers: false,
+    architecture: architecture_keys,
     keys,
     computed: |_, _| Ok(Vec::new()),
     tokenizers: &[Vocabulary::Pieces],

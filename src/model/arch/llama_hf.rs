@@ -6,7 +6,9 @@
 use crate::gguf::Value;
 use crate::model::Error;
 use crate::model::checkpoint::How::{Expert, Experts, GateAndUp, InterleaveKeys, InterleaveQueries, Same};
-use crate::model::checkpoint::{Checkpoint, Computed, Config, Keys, Name, PARAMS, Rotary, Vocabulary, name};
+use crate::model::checkpoint::{
+    Checkpoint, Computed, Config, Keys, Name, PARAMS, Rotary, Vocabulary, architecture_keys, name,
+};
 
 pub(super) const LLAMA: Checkpoint = Checkpoint {
     classes: &["LlamaForCausalLM"],
@@ -15,6 +17,8 @@ pub(super) const LLAMA: Checkpoint = Checkpoint {
     names: NAMES,
     others: &[],
     cut_embedding: false,
+    cut_layers: false,
+    architecture: architecture_keys,
     keys,
     computed: rope_factors,
     tokenizers: &[Vocabulary::Pieces, Vocabulary::Fallback, Vocabulary::Bytes],

@@ -3,13 +3,18 @@
 //! `*_hf.rs` say how checkpoints become files of them. To add one: a file, and a line in [`CHECKPOINTS`].
 
 mod command_r;
+mod command_r_hf;
 mod deepseek2;
+mod deepseek2_hf;
 mod gemma;
+mod gemma2_hf;
 mod gemma3_hf;
 mod llama;
 mod llama_hf;
 mod phi3;
+mod phi3_hf;
 mod qwen;
+mod qwen_hf;
 
 use super::checkpoint::Checkpoint;
 use super::{
@@ -36,8 +41,23 @@ const ARCHS: &[(&str, Read)] = &[
 ];
 
 /// The checkpoints that can be converted.
-pub(super) const CHECKPOINTS: &[&Checkpoint] =
-    &[&llama_hf::LLAMA, &llama_hf::MISTRAL, &llama_hf::MIXTRAL, &llama_hf::NATIVE, &gemma3_hf::GEMMA3];
+pub(super) const CHECKPOINTS: &[&Checkpoint] = &[
+    &llama_hf::LLAMA,
+    &llama_hf::MISTRAL,
+    &llama_hf::MIXTRAL,
+    &llama_hf::NATIVE,
+    &gemma2_hf::GEMMA2,
+    &gemma3_hf::GEMMA3,
+    &qwen_hf::QWEN2,
+    &qwen_hf::QWEN2_MOE,
+    &qwen_hf::QWEN3,
+    &qwen_hf::QWEN3_MOE,
+    &command_r_hf::COHERE,
+    &command_r_hf::COHERE2,
+    &deepseek2_hf::DEEPSEEK_V2,
+    &deepseek2_hf::DEEPSEEK_V3,
+    &phi3_hf::PHI3,
+];
 
 /// Sizes above this are not those of a model; products of three of them fit in 64 bits.
 const MAX_SIZE: usize = 1 << 20;

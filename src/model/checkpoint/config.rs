@@ -40,6 +40,11 @@ impl Config {
         }
     }
 
+    /// Sets `key` to `value`, whatever it was.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.map.insert(key.to_owned(), value.into());
+    }
+
     /// Takes over all keys of the object under `key`; they win.
     pub fn flatten(&mut self, key: &str) {
         if let Some(Value::Object(inner)) = self.map.get(key).cloned() {
@@ -58,6 +63,11 @@ impl Config {
         self.first(keys, "a number", number)
     }
 
+    /// A number in full precision.
+    pub fn f64(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.first(&[key], "a number", |v| v.as_f64().filter(|v| v.is_finite()))
+    }
+
     /// A truth value.
     pub fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
         self.first(&[key], "true or false", Value::as_bool)
@@ -72,6 +82,12 @@ impl Config {
     pub fn object(&self, key: &str) -> Result<Option<Config>, Error> {
         let object = self.first(&[key], "an object", Value::as_object)?;
         Ok(object.map(|map| Config::new(&self.file, map.clone())))
+    }
+
+    /// A list of numbers.
+    pub fn f32s(&self, key: &str) -> Result<Option<Vec<f32>>, Error> {
+        let list = |v: &Value| v.as_array()?.iter().map(|v| v.as_f64().map(|v| v as f32)).collect::<Option<Vec<f32>>>();
+        self.first(&[key], "a list of numbers", list)
     }
 
     /// [`Config::u32`], absent is an error.

@@ -36,7 +36,8 @@ impl<'a> Keys<'a> {
         self.own(suffix, Some(Value::String(value.to_owned())));
     }
 
-    fn own(&mut self, suffix: &str, value: Option<Value>) {
+    /// A value of the architecture.
+    pub fn own(&mut self, suffix: &str, value: Option<Value>) {
         if let Some(value) = value {
             self.metadata.set(&format!("{}.{suffix}", self.arch), value);
         }

@@ -32,6 +32,10 @@ pub struct Checkpoint {
     pub others: &'static [&'static str],
     /// Whether rows of the embedding past the vocabulary are cut off.
     pub cut_embedding: bool,
+    /// Whether tensors of layers past the last, which predict further tokens, are left out.
+    pub cut_layers: bool,
+    /// Writes the keys of the architecture up to the type of the file: [`architecture_keys`], or those that it has instead.
+    pub architecture: fn(&Config, &Rotary, &mut Keys) -> Result<(), Error>,
     /// Writes the keys that not every architecture has.
     pub keys: fn(&Config, &Rotary, &mut Keys) -> Result<(), Error>,
     /// Tensors that are computed from the configuration.
@@ -54,6 +58,8 @@ pub type Computed = (&'static str, Vec<f32>);
 pub enum Vocabulary {
     /// `tokenizer.model` of SentencePiece, with a score for each piece.
     Pieces,
+    /// The same, with tokens that were added later as the other files have them, whatever they look like.
+    PlainPieces,
     /// tokenizer.json of such a model: merges in place of scores, and bytes for what has no piece.
     Fallback,
     /// tokenizer.json of byte-level BPE.
@@ -90,6 +96,10 @@ pub enum How {
     Experts,
     /// All experts in one tensor without `.weight`; the rows of each are the gate's and then those of this one.
     GateAndUp(&'static str),
+    /// Of each head the rows that make its key, which become columns, and then those that make its value, which go to this one.
+    KeysAndValues(&'static str),
+    /// It is as the file wants it, under a name without `.weight` or `.bias` that gets one.
+    Named,
 }
 
 /// A row of a table of names.
@@ -131,12 +141,16 @@ impl Checkpoint {
             .find_map(|&suffix| Some((tensor.strip_suffix(suffix)?, suffix)))
             .unwrap_or((&tensor, ""));
         self.names.iter().find_map(|name| {
-            let whole = matches!(name.how, How::Experts | How::GateAndUp(_));
+            let whole = matches!(name.how, How::Experts | How::GateAndUp(_) | How::Named);
             if whole != suffix.is_empty() {
                 return None;
             }
             let (layer, expert) = holes(name.from, stem)?;
-            let suffix = if whole { ".weight" } else { suffix };
+            let suffix = match name.how {
+                How::Named => "",
+                _ if whole => ".weight",
+                _ => suffix,
+            };
             Some(Place { to: fill(name.to, layer) + suffix, how: name.how, layer, expert })
         })
     }
@@ -145,8 +159,9 @@ impl Checkpoint {
     pub fn origin(&self, tensor: &str) -> Option<String> {
         let (stem, suffix) = tensor.rsplit_once('.')?;
         self.names.iter().find_map(|name| {
-            let (layer, _) = holes(name.to, stem)?;
-            Some(format!("{}.{suffix}", fill(name.from, layer).replace("{e}", "0")))
+            let (layer, _) = holes(name.to, if name.how == How::Named { tensor } else { stem })?;
+            let from = fill(name.from, layer).replace("{e}", "0");
+            Some(if name.how == How::Named { from } else { format!("{from}.{suffix}") })
         })
     }
 }

@@ -50,7 +50,7 @@ impl Rotary {
             None => scaling.str("type")?,
         };
         let kind = kind.unwrap_or("default").to_owned();
-        let known = ["default", "linear", "dynamic", "yarn", "llama3"];
+        let known = ["default", "linear", "dynamic", "yarn", "llama3", "longrope", "su"];
         if !known.contains(&kind.as_str()) {
             return Err(scaling.bad("rope_type", &kind, known.join(", ")));
         }
