@@ -205,7 +205,7 @@ fn check_tensors(
                         "the checkpoint is incomplete: download it again",
                     ));
                 }
-                Some(found) if found != binding.file_dims() => {
+                Some(found) if !binding.fits(found) => {
                     let next = "the configuration is not that of the weights: download both again";
                     return Err(Error::bad(dir, called(name), reversed(found), expected, next));
                 }

@@ -228,6 +228,11 @@ impl Binding {
         }
     }
 
+    /// Whether a tensor has this shape; writers may leave out ones at its end.
+    pub fn fits(&self, dims: &[u64]) -> bool {
+        without_ones(dims) == without_ones(self.file_dims())
+    }
+
     /// The bytes that this weight has of its tensors.
     pub fn bytes(&self, tensors: &[&Tensor]) -> u64 {
         let all: u64 = tensors.iter().map(|t| t.bytes).sum();
@@ -393,7 +398,7 @@ impl Manifest {
                     name: name.clone(),
                     expected: format!("{dims:?}"),
                 })?;
-                if without_ones(&tensor.dims) != without_ones(dims) {
+                if !binding.fits(&tensor.dims) {
                     return Err(Error::Shape {
                         file: file(),
                         name: name.clone(),

@@ -310,3 +310,124 @@ fn a_model_card() {
     ];
     assert_eq!(general, expected);
 }
+
+/// Checkpoints of families that no reference shows, made of those of their relatives: what is written of what is theirs alone, as
+/// the converter's source says it.
+#[test]
+fn relatives_of_the_references() {
+    let Some(models) = reference("models") else { return };
+    let bf16 = |shape: &[usize], value: u16| {
+        let n: usize = shape.iter().product();
+        let bytes = (0..n).flat_map(|_| value.to_le_bytes()).collect();
+        Stored { dtype: Dtype::BF16, shape: shape.to_vec(), bytes }
+    };
+    let set = |c: &mut Checkpoint, values: serde_json::Value| {
+        c.config.extend(values.as_object().unwrap().clone());
+    };
+    let check = |c: &Checkpoint, name: &str, keys: &[(&str, Value)], tensors: &[(&str, &[u64])]| {
+        let source = hf::open(c.write().path()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for (key, value) in keys {
+            assert_eq!(source.metadata.get(key), Some(value), "{name}: {key}");
+        }
+        for (tensor, dims) in tensors {
+            let found = source.tensors.iter().find(|t| t.name == *tensor).map(|t| t.dims.as_slice());
+            assert_eq!(found, Some(*dims), "{name}: {tensor}");
+        }
+        source
+    };
+
+    let mut c = Checkpoint::read(&models.join("deepseek2"));
+    let third = json!({"architectures": ["DeepseekV3ForCausalLM"], "scoring_func": "sigmoid", "n_group": 4, "topk_group": 2,
+        "norm_topk_prob": true, "num_nextn_predict_layers": 1});
+    set(&mut c, third);
+    for layer in 1..3 {
+        c.tensors.insert(format!("model.layers.{layer}.mlp.gate.e_score_correction_bias"), bf16(&[8], 0x3f80));
+    }
+    c.tensors.insert("model.layers.3.eh_proj.weight".into(), bf16(&[128, 256], 0));
+    c.tensors.insert("model.layers.3.self_attn.q_a_proj.weight".into(), bf16(&[64, 128], 0));
+    let keys = [
+        ("general.architecture", Value::String("deepseek2".into())),
+        ("deepseek2.block_count", Value::U32(3)),
+        ("deepseek2.expert_gating_func", Value::U32(2)),
+        ("deepseek2.expert_group_count", Value::U32(4)),
+        ("deepseek2.expert_weights_norm", Value::Bool(true)),
+    ];
+    let source = check(&c, "DeepSeek V3", &keys, &[("blk.2.exp_probs_b.bias", &[8])]);
+    assert_eq!(source.notes, ["2 tensors of layers that predict further tokens are left out"]);
+    let bias = source.tensors.iter().find(|t| t.name == "blk.1.exp_probs_b.bias").unwrap();
+    assert_eq!(elements(&source, bias, 1), [1.0; 8]);
+
+    // Without a rank the queries are made of the input.
+    let mut c = Checkpoint::read(&models.join("deepseek2"));
+    set(&mut c, json!({"q_lora_rank": null}));
+    c.tensors.retain(|name, _| !name.contains("q_a_") && !name.contains("q_b_"));
+    for layer in 0..3 {
+        c.tensors.insert(format!("model.layers.{layer}.self_attn.q_proj.weight"), bf16(&[192, 128], 0));
+    }
+    let source = check(&c, "DeepSeek V2 Lite", &[], &[("blk.0.attn_q.weight", &[128, 192])]);
+    assert_eq!(source.metadata.get("deepseek2.attention.q_lora_rank"), None);
+
+    let mut c = Checkpoint::read(&models.join("qwen3moe"));
+    set(&mut c, json!({"architectures": ["Qwen2MoeForCausalLM"], "shared_expert_intermediate_size": 96}));
+    c.tensors.retain(|name, _| !name.contains("q_norm") && !name.contains("k_norm"));
+    for layer in 0..2 {
+        let mut insert = |name: &str, shape: &[usize]| {
+            c.tensors.insert(format!("model.layers.{layer}.mlp.{name}.weight"), bf16(shape, 0));
+        };
+        insert("shared_expert_gate", &[1, 128]);
+        insert("shared_expert.gate_proj", &[96, 128]);
+        insert("shared_expert.up_proj", &[96, 128]);
+        insert("shared_expert.down_proj", &[128, 96]);
+    }
+    let keys = [
+        ("general.architecture", Value::String("qwen2moe".into())),
+        ("qwen2moe.expert_feed_forward_length", Value::U32(64)),
+        ("qwen2moe.expert_shared_feed_forward_length", Value::U32(96)),
+    ];
+    // A vector, however many ones it has before.
+    check(
+        &c,
+        "Qwen 2 MoE",
+        &keys,
+        &[("blk.1.ffn_gate_inp_shexp.weight", &[128, 1]), ("blk.1.ffn_down_shexp.weight", &[96, 128])],
+    );
+
+    let mut c = Checkpoint::read(&models.join("command-r"));
+    set(&mut c, json!({"architectures": ["Cohere2ForCausalLM"], "sliding_window": 16, "rotary_pct": 0.5}));
+    let keys = [
+        ("general.architecture", Value::String("cohere2".into())),
+        ("cohere2.attention.sliding_window", Value::U32(16)),
+        ("cohere2.rope.dimension_count", Value::U32(16)),
+        ("cohere2.attention.key_length", Value::U32(32)),
+    ];
+    check(&c, "Cohere 2", &keys, &[]);
+
+    let mut c = Checkpoint::read(&models.join("gemma3"));
+    set(&mut c, json!({"architectures": ["Gemma2ForCausalLM"], "attn_logit_softcapping": 40.0}));
+    c.tensors.retain(|name, _| !name.contains("q_norm") && !name.contains("k_norm"));
+    let keys = [
+        ("general.architecture", Value::String("gemma2".into())),
+        ("gemma2.attn_logit_softcapping", Value::F32(40.0)),
+        ("gemma2.final_logit_softcapping", Value::F32(30.0)),
+    ];
+    check(&c, "Gemma 2", &keys, &[]);
+
+    let mut c = Checkpoint::read(&models.join("phi3"));
+    let (long, short) = ([4.0; 16], [1.5; 16]);
+    set(
+        &mut c,
+        json!({"max_position_embeddings": 131_072,
+        "rope_scaling": {"type": "longrope", "long_factor": long, "short_factor": short}}),
+    );
+    let keys = [
+        ("phi3.context_length", Value::U32(131_072)),
+        ("phi3.rope.scaling.original_context_length", Value::U32(4096)),
+        // sqrt(1 + ln 32 / ln 4096)
+        ("phi3.rope.scaling.attn_factor", Value::F32(1.190_238_1)),
+    ];
+    let source = check(&c, "Phi 3 of 128k", &keys, &[("rope_factors_long.weight", &[16])]);
+    assert_eq!(elements(&source, &source.tensors[1], 1), short);
+    set(&mut c, json!({"rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": short}}));
+    let error = hf::open(c.write().path()).unwrap_err().to_string();
+    assert!(error.contains("long_factor: found 1 numbers, expected 16, half of what is rotated of a head"), "{error}");
+}
