@@ -69,8 +69,6 @@ fn tensors(s: &Shape, types: Types, own_head: bool) -> Vec<NewTensor> {
 
 /// A file with a header and a hole.
 fn write(path: &Path, s: &Shape, types: Types, own_head: bool) {
-    let mut m = Metadata::new(path);
-    m.set("general.architecture", Value::String("llama".into()));
     let numbers = [
         ("block_count", s.layers as u64),
         ("context_length", 4096),
@@ -81,19 +79,26 @@ fn write(path: &Path, s: &Shape, types: Types, own_head: bool) {
         ("expert_count", s.experts),
         ("expert_used_count", s.active),
     ];
-    for (key, n) in numbers {
-        m.set(&format!("llama.{key}"), Value::U32(n as u32));
+    let mut keys: Vec<_> = numbers.iter().map(|&(key, n)| (key, Value::U32(n as u32))).collect();
+    keys.push(("attention.layer_norm_rms_epsilon", Value::F32(1e-5)));
+    write_model(path, "llama", &keys, s.vocab, &tensors(s, types, own_head));
+}
+
+/// [`write`] for any architecture.
+fn write_model(path: &Path, arch: &str, keys: &[(&str, Value)], vocab: u64, list: &[NewTensor]) {
+    let mut m = Metadata::new(path);
+    m.set("general.architecture", Value::String(arch.into()));
+    for (key, value) in keys {
+        m.set(&format!("{arch}.{key}"), value.clone());
     }
-    m.set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
-    m.set("tokenizer.ggml.tokens", Value::Array(Array::String(vec![String::new(); s.vocab as usize])));
-    let list = tensors(s, types, own_head);
+    m.set("tokenizer.ggml.tokens", Value::Array(Array::String(vec![String::new(); vocab as usize])));
     let bytes = |t: &NewTensor| {
         let elements: u64 = t.dims.iter().product();
         t.dtype.row_bytes(elements as usize).unwrap().next_multiple_of(32) as u64
     };
     let data: u64 = list.iter().map(bytes).sum();
     let mut header = Vec::new();
-    let writer = Writer::new(&mut header, path, Layout::new(path, &m, &list).unwrap()).unwrap();
+    let writer = Writer::new(&mut header, path, Layout::new(path, &m, list).unwrap()).unwrap();
     drop(writer);
     header.resize(header.len().next_multiple_of(32), 0);
     std::fs::write(path, &header).unwrap();
@@ -120,6 +125,7 @@ fn parameters_are_the_published_ones() {
         ("Mixtral 8x22B Instruct", MIXTRAL_8X22B, 140_630_071_296, 39_161_468_928),
         ("Mixtral 8x7B", mixtral_8x7b, 46_702_792_704, 12_879_925_248),
         ("Llama 3.1 8B", dense(32, 4096, 32, 8, 14336, 128_256), 8_030_261_248, 8_030_261_248),
+        ("Llama 3.1 405B", dense(126, 16384, 128, 8, 53248, 128_256), 405_853_388_800, 405_853_388_800),
         ("Llama 3.1 70B", dense(80, 8192, 64, 8, 28672, 128_256), 70_553_706_496, 70_553_706_496),
         ("Mistral 7B v0.3", dense(32, 4096, 32, 8, 14336, 32768), 7_248_023_552, 7_248_023_552),
     ];
@@ -136,6 +142,229 @@ fn parameters_are_the_published_ones() {
         let found = (manifest.parameters(), manifest.active_parameters(&spec));
         if found != (parameters, active) {
             failures.push(format!("{name}: {found:?}, expected {parameters} and {active}"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// Tensors of a layer: name, and dimensions.
+type Tensors = Vec<(&'static str, Vec<u64>)>;
+
+/// A published model of another architecture.
+struct Published {
+    name: &'static str,
+    arch: &'static str,
+    dim: u64,
+    layers: u64,
+    vocab: u64,
+    own_head: bool,
+    keys: Vec<(&'static str, Value)>,
+    layer: Box<dyn Fn(u64) -> Tensors>,
+    parameters: u64,
+    /// In millions.
+    active: u64,
+}
+
+fn published() -> Vec<Published> {
+    let u = |n: u64| Value::U32(n as u32);
+    let rms = || ("attention.layer_norm_rms_epsilon", Value::F32(1e-6));
+    let heads = |n, kv| vec![("attention.head_count", u(n)), ("attention.head_count_kv", u(kv))];
+    let attention = |dim: u64, q: u64, kv: u64| -> Tensors {
+        let (q_dims, kv_dims) = (vec![dim, q], vec![dim, kv]);
+        vec![
+            ("attn_norm.weight", vec![dim]),
+            ("attn_q.weight", q_dims),
+            ("attn_k.weight", kv_dims.clone()),
+            ("attn_v.weight", kv_dims),
+            ("attn_output.weight", vec![q, dim]),
+        ]
+    };
+    let gated = |dim: u64, hidden: u64, names: [&'static str; 3]| -> Tensors {
+        vec![(names[0], vec![dim, hidden]), (names[1], vec![dim, hidden]), (names[2], vec![hidden, dim])]
+    };
+    const FFN: [&str; 3] = ["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
+    const SHARED: [&str; 3] = ["ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"];
+    let experts = |dim: u64, hidden: u64, n: u64| -> Tensors {
+        vec![
+            ("ffn_gate_inp.weight", vec![dim, n]),
+            ("ffn_gate_exps.weight", vec![dim, hidden, n]),
+            ("ffn_up_exps.weight", vec![dim, hidden, n]),
+            ("ffn_down_exps.weight", vec![hidden, dim, n]),
+        ]
+    };
+    let norm = |dim: u64| -> Tensors { vec![("ffn_norm.weight", vec![dim])] };
+    let deepseek = |dim: u64, n_heads: u64, q_rank: Option<u64>, dense: u64, n: u64, hidden: u64| {
+        let mut keys = heads(n_heads, 1);
+        let numbers = [
+            ("attention.kv_lora_rank", 512),
+            ("attention.key_length", 576),
+            ("attention.value_length", 512),
+            ("attention.key_length_mla", 192),
+            ("attention.value_length_mla", 128),
+            ("rope.dimension_count", 64),
+            ("leading_dense_block_count", 1),
+            ("expert_count", n),
+            ("expert_used_count", 6),
+            ("expert_shared_count", 2),
+            ("expert_feed_forward_length", hidden),
+        ];
+        keys.extend(numbers.map(|(key, n)| (key, u(n))));
+        keys.extend(q_rank.map(|rank| ("attention.q_lora_rank", u(rank))));
+        keys.push(rms());
+        let layer = move |i: u64| -> Tensors {
+            let q = n_heads * 192;
+            let mut list = match q_rank {
+                Some(rank) => vec![
+                    ("attn_q_a.weight", vec![dim, rank]),
+                    ("attn_q_a_norm.weight", vec![rank]),
+                    ("attn_q_b.weight", vec![rank, q]),
+                ],
+                None => vec![("attn_q.weight", vec![dim, q])],
+            };
+            list.extend([
+                ("attn_norm.weight", vec![dim]),
+                ("attn_kv_a_mqa.weight", vec![dim, 576]),
+                ("attn_kv_a_norm.weight", vec![512]),
+                ("attn_k_b.weight", vec![128, 512, n_heads]),
+                ("attn_v_b.weight", vec![512, 128, n_heads]),
+                ("attn_output.weight", vec![n_heads * 128, dim]),
+            ]);
+            let ffn = if i == 0 {
+                gated(dim, dense, FFN)
+            } else {
+                [experts(dim, hidden, n), gated(dim, 2 * hidden, SHARED)].concat()
+            };
+            [list, norm(dim), ffn].concat()
+        };
+        (keys, Box::new(layer) as Box<dyn Fn(u64) -> Tensors>)
+    };
+    let (v2_keys, v2_layer) = deepseek(5120, 128, Some(1536), 12288, 160, 1536);
+    let (lite_keys, lite_layer) = deepseek(2048, 16, None, 10944, 64, 1408);
+    let qwen3_keys = [
+        heads(32, 4),
+        vec![
+            rms(),
+            ("attention.key_length", u(128)),
+            ("attention.value_length", u(128)),
+            ("expert_count", u(128)),
+            ("expert_used_count", u(8)),
+            ("expert_feed_forward_length", u(768)),
+        ],
+    ];
+    vec![
+        Published {
+            name: "Qwen2.5 72B",
+            arch: "qwen2",
+            dim: 8192,
+            layers: 80,
+            vocab: 152_064,
+            own_head: true,
+            keys: [heads(64, 8), vec![rms(), ("feed_forward_length", u(29568))]].concat(),
+            layer: Box::new(move |_| {
+                let biases =
+                    vec![("attn_q.bias", vec![8192]), ("attn_k.bias", vec![1024]), ("attn_v.bias", vec![1024])];
+                [attention(8192, 8192, 1024), biases, norm(8192), gated(8192, 29568, FFN)].concat()
+            }),
+            parameters: 72_706_203_648,
+            active: 72_706,
+        },
+        Published {
+            name: "Command R+",
+            arch: "command-r",
+            dim: 12288,
+            layers: 64,
+            vocab: 256_000,
+            own_head: false,
+            keys: [
+                heads(96, 8),
+                vec![("attention.layer_norm_epsilon", Value::F32(1e-5)), ("logit_scale", Value::F32(0.83))],
+            ]
+            .concat(),
+            layer: Box::new(move |_| {
+                let norms = vec![("attn_q_norm.weight", vec![128, 96]), ("attn_k_norm.weight", vec![128, 8])];
+                [attention(12288, 12288, 1024), norms, gated(12288, 33792, FFN)].concat()
+            }),
+            parameters: 103_810_674_688,
+            active: 103_811,
+        },
+        Published {
+            name: "DeepSeek V2",
+            arch: "deepseek2",
+            dim: 5120,
+            layers: 60,
+            vocab: 102_400,
+            own_head: true,
+            keys: v2_keys,
+            layer: v2_layer,
+            parameters: 235_741_434_880,
+            active: 21_376,
+        },
+        Published {
+            name: "DeepSeek V2 Lite",
+            arch: "deepseek2",
+            dim: 2048,
+            layers: 27,
+            vocab: 102_400,
+            own_head: true,
+            keys: lite_keys,
+            layer: lite_layer,
+            parameters: 15_706_484_224,
+            active: 2_661,
+        },
+        Published {
+            name: "Qwen3 30B A3B",
+            arch: "qwen3moe",
+            dim: 2048,
+            layers: 48,
+            vocab: 151_936,
+            own_head: true,
+            keys: qwen3_keys.concat(),
+            layer: Box::new(move |_| {
+                let norms = vec![("attn_q_norm.weight", vec![128]), ("attn_k_norm.weight", vec![128])];
+                [attention(2048, 4096, 512), norms, norm(2048), experts(2048, 768, 128)].concat()
+            }),
+            parameters: 30_532_122_624,
+            active: 3_353,
+        },
+    ]
+}
+
+/// The numbers of the model's cards and of the weights on the Hub; those that a token meets count the whole embedding.
+#[test]
+fn parameters_of_the_other_families_are_the_published_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut failures = Vec::new();
+    for p in published() {
+        let path = folder.path().join("x.gguf");
+        let mut keys = p.keys.clone();
+        for (key, n) in [("block_count", p.layers), ("context_length", 4096), ("embedding_length", p.dim)] {
+            keys.push((key, Value::U32(n as u32)));
+        }
+        if !keys.iter().any(|(key, _)| *key == "feed_forward_length") {
+            // Told by the tensors of a dense layer; of no effect where all layers have experts.
+            let dense = (p.layer)(0).into_iter().find(|(name, _)| *name == "ffn_up.weight");
+            keys.push(("feed_forward_length", Value::U32(dense.map_or(6144, |(_, dims)| dims[1]) as u32)));
+        }
+        let tensor = |name: String, dims: Vec<u64>| NewTensor { name, dtype: DType::F32, dims };
+        let mut list = vec![
+            tensor("token_embd.weight".into(), vec![p.dim, p.vocab]),
+            tensor("output_norm.weight".into(), vec![p.dim]),
+        ];
+        if p.own_head {
+            list.push(tensor("output.weight".into(), vec![p.dim, p.vocab]));
+        }
+        for i in 0..p.layers {
+            list.extend((p.layer)(i).into_iter().map(|(name, dims)| tensor(format!("blk.{i}.{name}"), dims)));
+        }
+        write_model(&path, p.arch, &keys, p.vocab, &list);
+        let gguf = Gguf::open(&path).unwrap();
+        let (spec, unknown) = ModelSpec::from_gguf(&gguf).unwrap();
+        assert_eq!(unknown, Vec::<String>::new(), "{}", p.name);
+        let manifest = Manifest::new(&spec, &gguf);
+        manifest.resolve(&spec, &gguf).unwrap();
+        let found = (manifest.parameters(), (manifest.active_parameters(&spec) + 500_000) / 1_000_000);
+        if found != (p.parameters, p.active) {
+            failures.push(format!("{}: {found:?}, expected {} and {} M", p.name, p.parameters, p.active));
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
