@@ -65,8 +65,15 @@ fn steps_do_not_allocate() {
     for (name, experts) in [("dense.gguf", tiny::Experts::None), ("moe.gguf", tiny::Experts::Merged)] {
         check(&tiny::Tiny::new(experts).write(&folder.path().join(name)));
     }
-    for file in ["mixtral/gguf/mixtral-Q4_K_M.gguf", "mixtral/gguf/mixtral-Q4_0.gguf", "gemma3/gguf/gemma3-Q8_0.gguf"] {
-        if let Some(path) = common::reference(&format!("models/{file}")) {
+    for (model, kind) in [
+        ("mixtral", "Q4_K_M"),
+        ("mixtral", "Q4_0"),
+        ("gemma3", "Q8_0"),
+        ("command-r", "Q8_0"),
+        ("deepseek2", "Q8_0"),
+        ("deepseek2", "F32"),
+    ] {
+        if let Some(path) = common::reference(&format!("models/{model}/gguf/{model}-{kind}.gguf")) {
             check(&path);
         }
     }

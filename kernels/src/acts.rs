@@ -259,7 +259,7 @@ impl Acts {
     ///
     /// # Panics
     /// When `k` is not a multiple of the block of a wanted representation, or the sizes overflow.
-    pub(crate) fn reserve(&mut self, n: usize, k: usize, kinds: ActKinds) {
+    pub fn reserve(&mut self, n: usize, k: usize, kinds: ActKinds) {
         assert!(n.checked_mul(stride(k)).is_some_and(|size| size < isize::MAX as usize / 4), "[{n}, {k}] activations");
         assert!(!kinds.has(ActKind::Q8x32) || k.is_multiple_of(32), "activations of length {k} in blocks of 32");
         assert!(!kinds.has(ActKind::Q8x256) || k.is_multiple_of(256), "activations of length {k} in blocks of 256");

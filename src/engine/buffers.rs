@@ -44,7 +44,7 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    pub fn new(spec: &ModelSpec, n: usize) -> Buffers {
+    pub fn new(spec: &ModelSpec, n: usize, n_ctx: usize) -> Buffers {
         let (mut q, mut q_latent, mut k, mut v, mut att, mut hidden, mut router, mut shared) = (0, 0, 0, 0, 0, 0, 0, 0);
         let mut routing = Routing::default();
         for layer in &spec.layers {
@@ -82,6 +82,7 @@ impl Buffers {
             hidden: vec![0.0; hidden],
             router: vec![0.0; router],
             shared: vec![0.0; shared],
+            latent: Latent::new(spec, n, n_ctx),
             rope: spec.ropes.iter().map(|r| (vec![0.0; n * r.dim / 2], vec![0.0; n * r.dim / 2])).collect(),
             routing,
             ..Buffers::default()

@@ -24,7 +24,7 @@ pub(super) struct CpuOps<'m> {
 
 impl<'m> CpuOps<'m> {
     pub fn new(model: &'m Model<'m>, exec: Exec, kv: KvCache, n_ubatch: usize) -> CpuOps<'m> {
-        let (buffers, ropes) = (Buffers::new(&model.spec, n_ubatch), model.ropes(kv.n_ctx()));
+        let (buffers, ropes) = (Buffers::new(&model.spec, n_ubatch, kv.n_ctx()), model.ropes(kv.n_ctx()));
         CpuOps { model, exec, kv, buffers, ropes, ready: (Rows::H, 0) }
     }
 

@@ -3,7 +3,7 @@
 //! costs less where many queries look at them.
 
 use super::batch::Run;
-use crate::model::Mla;
+use crate::model::{Mixer, Mla, ModelSpec};
 use ostro_kernels::{ActKinds, Acts, Attend, AttendScratch, DType, Exec, Groups, KvType, Mat, Product, quantize};
 
 /// A matrix a head each.
@@ -32,13 +32,15 @@ pub(super) fn heads_at_once(n: usize, n_heads: usize) -> usize {
 }
 
 /// Rows of queries and heads that batches of at most `n` queries have at once.
-#[cfg(feature = "cuda")]
 pub(super) fn most_rows(n: usize, n_heads: usize) -> usize {
     (n * n_heads).min(PAIRS.max(n))
 }
 
-/// Floats of keys and values that are made at a time at most.
+/// Floats of keys and values that are made at a time at most, for heads together.
 const MADE: usize = 16 << 20;
+/// Positions whose keys and values are made together, and queries from which on it may pay to make them.
+const POSITIONS: usize = 256;
+const MANY: usize = 16;
 
 /// The buffers of latent attention.
 #[derive(Default)]
@@ -62,9 +64,42 @@ pub(super) struct Latent {
     keys: Vec<u8>,
     values: Vec<u8>,
     out: Vec<f32>,
+    /// Whether there is room for activations of the types of the weights, which the first step knows.
+    reserved: bool,
 }
 
 impl Latent {
+    /// Room for batches of `n` tokens in contexts of `n_ctx`: memory that becomes real as it is used.
+    pub fn new(spec: &ModelSpec, n: usize, n_ctx: usize) -> Latent {
+        let mut latent = Latent::default();
+        for layer in &spec.layers {
+            if let Mixer::Mla(a) = &layer.mixer {
+                latent.fit(a, n, n_ctx);
+            }
+        }
+        latent
+    }
+
+    fn fit(&mut self, a: &Mla, n: usize, n_ctx: usize) {
+        let latent = self;
+        let (rows, key) = (most_rows(n, a.n_heads), a.nope_dim + a.rope_dim);
+        let heads = (MADE / (n_ctx * (key + a.v_dim)).max(1)).clamp(1, a.n_heads);
+        // Fewer positions have more heads at once, of as many floats together.
+        let made = (heads * n_ctx * (key + a.v_dim)).max(MADE).min(a.n_heads * n_ctx * (key + a.v_dim));
+        grow(&mut latent.rows, rows * a.nope_dim.max(a.kv_rank));
+        grow(&mut latent.pairs, rows * a.kv_rank.max(a.v_dim));
+        grow(&mut latent.queries, (rows * a.latent()).max(n * a.n_heads * key));
+        grow(&mut latent.latents, n_ctx * a.kv_rank);
+        grow(&mut latent.rotated, n_ctx * a.rope_dim);
+        grow(&mut latent.turned, a.n_heads * a.nope_dim * a.kv_rank * 4);
+        grow(&mut latent.made, made);
+        grow(&mut latent.keys, made * 4);
+        grow(&mut latent.values, made * 4);
+        grow(&mut latent.out, n * a.n_heads * a.v_dim);
+        latent.offsets.reserve(a.n_heads + 1);
+        latent.pick.reserve(rows);
+    }
+
     /// Attention of a run's queries `q`, `[batch, n_heads, key]`, to `att`, `[batch, n_heads, v_dim]`.
     #[allow(clippy::too_many_arguments, reason = "each is another thing")]
     pub fn attend(
@@ -81,6 +116,12 @@ impl Latent {
         let (key, out) = (a.n_heads * (a.nope_dim + a.rope_dim), a.n_heads * a.v_dim);
         let (q, att) = (&q[run.first * key..][..run.n * key], &mut att[run.first * out..][..run.n * out]);
         let job = Job { exec, a, weights, cache, pos: run.pos, n: run.n };
+        if !self.reserved {
+            let rows = self.pick.capacity().max(POSITIONS);
+            self.acts.reserve(rows, a.nope_dim, kinds(weights.keys));
+            self.acts.reserve(rows, a.kv_rank, kinds(weights.values) | ActKinds::of(DType::F32));
+            self.reserved = true;
+        }
         if !exec.is_exact() && job.making_is_cheaper() {
             self.made(&job, scratch, q, att);
         } else {
@@ -104,20 +145,20 @@ impl Latent {
             let groups = Groups { offsets: &self.offsets, pick: &self.pick };
             let rows = n * heads;
 
-            let nope = room(&mut self.rows, rows * a.nope_dim);
+            let nope = &mut self.rows[..rows * a.nope_dim];
             exec.rows(nope, a.nope_dim, |i, row| row.copy_from_slice(&head_of(i)[..a.nope_dim]));
             let mats = &weights.keys[first..first + heads];
             exec.quantize(&mut self.acts, nope, rows, a.nope_dim, kinds(mats));
-            let absorbed = room(&mut self.pairs, rows * a.kv_rank);
+            let absorbed = &mut self.pairs[..rows * a.kv_rank];
             exec.matmul_experts(&self.acts, mats, groups, absorbed);
-            let queries = room(&mut self.queries, rows * latent);
+            let queries = &mut self.queries[..rows * latent];
             exec.rows(queries, latent, |i, row| {
                 let pair = i % heads * n + i / heads;
                 row[..a.kv_rank].copy_from_slice(&absorbed[pair * a.kv_rank..][..a.kv_rank]);
                 row[a.kv_rank..].copy_from_slice(&head_of(i)[a.nope_dim..]);
             });
 
-            let sums = room(&mut self.rows, rows * a.kv_rank);
+            let sums = &mut self.rows[..rows * a.kv_rank];
             // Several queries together are computed in another way than one.
             let together = if exec.is_exact() { 1 } else { n };
             for t in (0..n).step_by(together) {
@@ -144,7 +185,7 @@ impl Latent {
 
             let mats = &weights.values[first..first + heads];
             exec.quantize(&mut self.acts, sums, rows, a.kv_rank, kinds(mats));
-            let values = room(&mut self.pairs, rows * a.v_dim);
+            let values = &mut self.pairs[..rows * a.v_dim];
             exec.matmul_experts(&self.acts, mats, groups, values);
             exec.rows(att, a.n_heads * a.v_dim, |t, row| {
                 for (h, out) in row[first * a.v_dim..].chunks_exact_mut(a.v_dim).take(heads).enumerate() {
@@ -159,50 +200,52 @@ impl Latent {
         let Job { exec, a, weights, cache, pos, n } = *job;
         let (cpu, held, key) = (exec.cpu(), pos + n, a.nope_dim + a.rope_dim);
         let bytes = cache.kind.row_bytes(a.latent());
-        let latents = room(&mut self.latents, held * a.kv_rank);
-        let rotated = room(&mut self.rotated, held * a.rope_dim);
-        let mut row = vec![0.0; a.latent()];
+        let latents = &mut self.latents[..held * a.kv_rank];
+        let rotated = &mut self.rotated[..held * a.rope_dim];
+        let row = &mut self.rows[..a.latent()];
         for (i, cached) in cache.rows.chunks_exact(bytes).take(held).enumerate() {
-            cache.kind.load(cpu, cached, &mut row);
+            cache.kind.load(cpu, cached, row);
             latents[i * a.kv_rank..][..a.kv_rank].copy_from_slice(&row[..a.kv_rank]);
             rotated[i * a.rope_dim..][..a.rope_dim].copy_from_slice(&row[a.kv_rank..]);
         }
         let all = ActKinds::of(DType::F32) | kinds(weights.values);
-        exec.quantize(&mut self.acts, latents, held, a.kv_rank, all);
-
         let (matrix, width) = (a.nope_dim * a.kv_rank, a.nope_dim + a.v_dim);
         let step = (MADE / (held * (key + a.v_dim))).clamp(1, a.n_heads);
         for first in (0..a.n_heads).step_by(step) {
             let heads = step.min(a.n_heads - first);
-            let turned = bytes_room(&mut self.turned, heads * matrix * 4);
+            let turned = &mut self.turned[..heads * matrix * 4];
             exec.rows(turned, matrix * 4, |h, out| turn(weights.keys[first + h], out));
-            let made = room(&mut self.made, heads * held * width);
-            let mut products = Vec::with_capacity(2 * heads);
-            for (h, made) in made.chunks_exact_mut(held * width).enumerate() {
-                let (keys, values) = made.split_at_mut(held * a.nope_dim);
-                let w = Mat::new(DType::F32, a.nope_dim, a.kv_rank, &turned[h * matrix * 4..][..matrix * 4]);
-                products.push(Product { w: w.expect("whole rows"), out: keys });
-                products.push(Product { w: weights.values[first + h], out: values });
+            let made = &mut self.made[..heads * held * width];
+            for from in (0..held).step_by(POSITIONS) {
+                let some = POSITIONS.min(held - from);
+                exec.quantize(&mut self.acts, &latents[from * a.kv_rank..][..some * a.kv_rank], some, a.kv_rank, all);
+                for (h, made) in made.chunks_exact_mut(held * width).enumerate() {
+                    let (keys, values) = made.split_at_mut(held * a.nope_dim);
+                    let w = Mat::new(DType::F32, a.nope_dim, a.kv_rank, &turned[h * matrix * 4..][..matrix * 4]);
+                    let keys = &mut keys[from * a.nope_dim..][..some * a.nope_dim];
+                    let values = &mut values[from * a.v_dim..][..some * a.v_dim];
+                    let keys = Product { w: w.expect("whole rows"), out: keys };
+                    exec.matmul(&self.acts, &mut [keys, Product { w: weights.values[first + h], out: values }]);
+                }
             }
-            exec.matmul(&self.acts, &mut products);
 
-            let keys = bytes_room(&mut self.keys, heads * held * key * 4);
+            let keys = &mut self.keys[..heads * held * key * 4];
             exec.rows(keys, key * 4, |i, out| {
                 let (h, t) = (i / held, i % held);
                 let (nope, rope) = out.split_at_mut(a.nope_dim * 4);
                 KvType::F32.store(cpu, &made[h * held * width + t * a.nope_dim..][..a.nope_dim], nope);
                 KvType::F32.store(cpu, &rotated[t * a.rope_dim..][..a.rope_dim], rope);
             });
-            let values = bytes_room(&mut self.values, heads * held * a.v_dim * 4);
+            let values = &mut self.values[..heads * held * a.v_dim * 4];
             exec.rows(values, a.v_dim * 4, |i, out| {
                 let at = i / held * held * width + held * a.nope_dim + i % held * a.v_dim;
                 KvType::F32.store(cpu, &made[at..][..a.v_dim], out);
             });
-            let queries = room(&mut self.queries, n * heads * key);
+            let queries = &mut self.queries[..n * heads * key];
             exec.rows(queries, heads * key, |t, row| {
                 row.copy_from_slice(&q[(t * a.n_heads + first) * key..][..heads * key]);
             });
-            let out = room(&mut self.out, n * heads * a.v_dim);
+            let out = &mut self.out[..n * heads * a.v_dim];
             let attend = Attend {
                 q: queries,
                 k: keys,
@@ -249,7 +292,7 @@ impl Job<'_> {
             (a.kv_rank, a.nope_dim, a.rope_dim, a.v_dim, pos + n, n * (pos + n / 2));
         let absorbed = n * rank * (nope + v) / 4 + seen * (2 * rank + rope);
         let made = held * rank * (nope + v / 4) + seen * (nope + rope + v);
-        made < absorbed
+        n > MANY && made < absorbed
     }
 }
 
@@ -269,19 +312,12 @@ fn turn(mat: Mat<'_>, out: &mut [u8]) {
     }
 }
 
-/// The first `len` floats of a buffer, which grows to the longest that was asked for.
-fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+/// Makes a buffer at least so long.
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
     if buffer.len() < len {
-        buffer.resize(len, 0.0);
+        // Not `resize`: fresh zeros come from the system untouched.
+        *buffer = vec![T::default(); len];
     }
-    &mut buffer[..len]
-}
-
-fn bytes_room(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
-    &mut buffer[..len]
 }
 
 #[cfg(test)]
@@ -322,6 +358,7 @@ mod tests {
                 let run = Run { seq: SeqId(0), first: 0, n, pos };
                 let job = Job { exec: &exec, a: &a, weights, cache, pos: run.pos, n };
                 let (mut latent, mut scratch) = (Latent::default(), AttendScratch::new());
+                latent.fit(&a, n, n_ctx);
                 let mut out = [vec![f32::NAN; n * n_heads * v_dim], vec![f32::NAN; n * n_heads * v_dim]];
                 latent.absorbed(&job, &mut scratch, &q, &mut out[0]);
                 latent.made(&job, &mut scratch, &q, &mut out[1]);
