@@ -167,4 +167,44 @@ mod tests {
             assert!((found - wanted).abs() < 1e-6, "{:?}", routing.weight);
         }
     }
+
+    /// The second version of DeepSeek takes a group by its best expert, the third by the sum of its two best, biases counted; the
+    /// weights are the scores without them.
+    #[test]
+    fn only_experts_of_the_best_groups_are_chosen() {
+        let moe = |best, router| Moe {
+            n_experts: 6,
+            n_active: 2,
+            hidden: 1,
+            act: Activation::Silu,
+            router,
+            groups: Some(ExpertGroups { n: 3, n_active: 1, best }),
+            bias: true,
+            renormalize: false,
+            scale: 2.0,
+            shared: None,
+            fused: false,
+        };
+        let chosen = |moe: &Moe, scores: [f32; 6], bias: [f32; 6]| {
+            let mut logits = match moe.router {
+                Router::Softmax => scores.map(f32::ln),
+                Router::Sigmoid => scores.map(|s| (s / (1.0 - s)).ln()),
+            };
+            let mut routing = Routing::default();
+            routing.reserve(1, 6, 2);
+            routing.choose(Cpu::detect(), &mut logits, Some(&bias), 1, moe);
+            let weights: Vec<i32> = routing.weight.iter().map(|w| (w * 100.0).round() as i32).collect();
+            (routing.chosen, weights)
+        };
+        // Groups of two: the first has the best expert, the second the best pair.
+        let scores = [0.40, 0.02, 0.25, 0.20, 0.08, 0.05];
+        assert_eq!(chosen(&moe(1, Router::Softmax), scores, [0.0; 6]), (vec![0, 1], vec![80, 4]));
+        assert_eq!(chosen(&moe(2, Router::Sigmoid), scores, [0.0; 6]), (vec![2, 3], vec![50, 40]));
+        // A bias moves the choice to the third.
+        let bias = [0.0, 0.0, 0.0, 0.0, 0.1, 0.5];
+        assert_eq!(chosen(&moe(2, Router::Sigmoid), scores, bias), (vec![5, 4], vec![10, 16]));
+        assert_eq!(chosen(&moe(1, Router::Softmax), scores, bias), (vec![5, 4], vec![10, 16]));
+        // Equal groups: the first.
+        assert_eq!(chosen(&moe(1, Router::Sigmoid), [0.3, 0.2, 0.3, 0.1, 0.3, 0.1], [0.0; 6]).0, [0, 1]);
+    }
 }

@@ -381,6 +381,17 @@ impl Manifest {
         Manifest { bindings: list.bindings }
     }
 
+    /// The name of the tensor that has a weight: of experts that lie one by one, that of the table of all; `None` where the file has
+    /// it the other way round.
+    pub fn tensor(&self, slot: Slot) -> Option<String> {
+        let binding = self.bindings.iter().find(|b| b.slot == slot)?;
+        match &binding.source {
+            Source::Rows { turned: true, .. } => None,
+            Source::Rows { name, .. } => Some(name.clone()),
+            Source::Tensor(_) | Source::PerExpert(_) => Some(slot.name()),
+        }
+    }
+
     /// Finds every weight in the file, and every tensor of the file among the weights.
     ///
     /// # Errors

@@ -2,7 +2,8 @@
 
 use crate::convert::Imatrix;
 use crate::engine::{Inputs, Model, Observer};
-use crate::model::{Part, Role, Slot};
+use crate::model::{Binding, Part, Role, Slot};
+use std::collections::HashMap;
 
 /// Collects while a text goes through the model.
 pub(super) struct Collector {
@@ -10,14 +11,16 @@ pub(super) struct Collector {
     pub imatrix: Imatrix,
     /// A tensor whose inputs were not finite.
     pub not_finite: Option<String>,
-    head: bool,
+    /// The tensors of the weights that are collected.
+    names: HashMap<Slot, String>,
     sums: Vec<f32>,
 }
 
 impl Collector {
     /// From chunks of `chunk_size` tokens; `head` is whether `output.weight` is collected too.
-    pub fn new(chunk_size: u32, head: bool) -> Collector {
-        Collector { imatrix: Imatrix::new(chunk_size), not_finite: None, head, sums: Vec::new() }
+    pub fn new(model: &Model, chunk_size: u32, head: bool) -> Collector {
+        let names = collected(model, head).map(|(binding, name)| (binding.slot, name)).collect();
+        Collector { imatrix: Imatrix::new(chunk_size), not_finite: None, names, sums: Vec::new() }
     }
 
     fn add(&mut self, names: &[String], matrix: (usize, usize), count: usize) {
@@ -30,16 +33,24 @@ impl Collector {
     }
 }
 
-/// Whether llama-imatrix collects this weight: the matrices of the layers, and the head when that is asked for. A head
-/// that is the embedding is not `output.weight`.
-fn collected(slot: Slot, head: bool) -> bool {
-    slot.layer.is_some() || (head && slot.part == Part::Head)
+/// The weights that are collected, and their tensors: the matrices of the layers, and the head when that is asked for, as
+/// llama-imatrix does. A head that is the embedding is not `output.weight`. What makes keys and values of latents is not seen.
+fn collected<'a>(model: &'a Model<'_>, head: bool) -> impl Iterator<Item = (&'a Binding, String)> {
+    let wanted = move |binding: &&Binding| {
+        let Slot { layer, part } = binding.slot;
+        let is_matrix = binding.dims.len() > 1 && binding.role != Role::Norm;
+        is_matrix && !matches!(part, Part::KB | Part::VB) && (layer.is_some() || (head && part == Part::Head))
+    };
+    let named = |binding: &'a Binding| Some((binding, model.manifest.tensor(binding.slot)?));
+    model.manifest.bindings.iter().filter(wanted).filter_map(named)
 }
 
 impl Observer for Collector {
     fn inputs(&mut self, inputs: &Inputs<'_>) {
         let slots = inputs.parts.iter().map(|&part| Slot { layer: inputs.layer, part });
-        let names: Vec<_> = slots.filter(|&slot| collected(slot, self.head)).map(Slot::name).collect();
+        let mut names: Vec<String> = slots.filter_map(|slot| self.names.get(&slot).cloned()).collect();
+        // Weights of one tensor read the same rows, and count once.
+        names.dedup();
         if names.is_empty() {
             return;
         }
@@ -74,16 +85,9 @@ fn sum_squares<'a>(sums: &mut Vec<f32>, cols: usize, rows: impl Iterator<Item = 
 /// found before anything is computed.
 pub(super) fn shapes(model: &Model, chunk_size: u32, head: bool) -> Imatrix {
     let mut imatrix = Imatrix::new(chunk_size);
-    for binding in &model.manifest.bindings {
-        let (cols, matrices) = match (binding.role, binding.dims.as_slice()) {
-            (Role::Embed, _) => continue,
-            (_, &[cols, _]) => (cols, 1),
-            (_, &[cols, _, matrices]) => (cols, matrices),
-            _ => continue,
-        };
-        if collected(binding.slot, head) {
-            imatrix.add(&binding.slot.name(), (0, matrices as usize), &vec![0.0; cols as usize], 0);
-        }
+    for (binding, name) in collected(model, head) {
+        let matrices = binding.dims.get(2).map_or(1, |&n| n as usize);
+        imatrix.add(&name, (0, matrices), &vec![0.0; binding.dims[0] as usize], 0);
     }
     imatrix
 }

@@ -129,7 +129,7 @@ pub fn run(args: &ImatrixArgs) -> anyhow::Result<()> {
     let mut engine = Engine::new(&model, &options);
     catch_interrupts()?;
 
-    let mut collector = Collector::new(chunk_size, args.process_output);
+    let mut collector = Collector::new(&model, chunk_size, args.process_output);
     let together = |collected: &Imatrix| -> anyhow::Result<Imatrix> {
         let mut all = before.clone();
         all.merge(&args.output, collected.clone())?;

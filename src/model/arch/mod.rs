@@ -223,10 +223,11 @@ impl Common {
     /// The rotary embedding of the keys that every architecture has.
     fn rope(&self, h: &Header, pairs: Pairs) -> Result<RopeSpec, Error> {
         let (long, short) = ("rope_factors_long.weight", "rope_factors_short.weight");
+        // Without a stretch it says nothing.
+        let original = h.opt_usize("rope.scaling.original_context_length")?.unwrap_or(self.context);
         let (factors, magnitude) = match h.has("rope_freqs.weight") {
             true => (RopeFactors::Fixed, 1.0),
             false if h.has(long) && h.has(short) => {
-                let original = h.opt_usize("rope.scaling.original_context_length")?.unwrap_or(self.context);
                 (RopeFactors::ByContext { original }, h.opt_f32("rope.scaling.attn_factor")?.unwrap_or(1.0))
             }
             false => (RopeFactors::None, 1.0),
