@@ -33,6 +33,13 @@ fn the_built_in_entries_are_sane() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // What can be run can be fetched, and what can be fetched can be run.
+    for arch in ostro::model::architectures() {
+        assert!(catalogue.entries().iter().any(|e| e.architecture == arch), "no entry of {arch}");
+    }
+    for e in catalogue.entries() {
+        assert!(ostro::model::architectures().any(|known| known == e.architecture), "{}: {}", e.alias, e.architecture);
+    }
     let names = ["smollm2", "gemma3-270m", "mixtral-8x22b", "mixtral-8x7b", "mistral-7b", "llama3.1-8b"];
     for alias in names.iter().chain(&["qwen2.5-7b", "command-r-plus", "deepseek-v2-lite"]) {
         assert!(catalogue.get(alias).is_some(), "{alias}");
@@ -47,7 +54,7 @@ fn mistyped_aliases_find_their_way() {
         ("SmolLM", Some("smollm2")),
         ("mixtral", Some("mixtral-8x22b")),
         ("llama3-8b", Some("llama3.1-8b")),
-        ("qwen", Some("qwen2.5-7b")),
+        ("qwen2.5", Some("qwen2.5-7b")),
         ("nothing like it", None),
         ("", None),
     ] {

