@@ -2,8 +2,8 @@
 
 use ostro::convert::{FileType, Wishes, mix};
 use ostro::model::{
-    Activation, Ffn, Gated, Gqa, Layer, Manifest, Mixer, ModelSpec, Moe, Norm, NormKind, Pairs, Residual, RopeScaling,
-    RopeSpec, Router, Shapes,
+    Activation, ExpertGroups, Ffn, Gated, Gqa, Layer, Manifest, Mixer, Mla, ModelSpec, Moe, Norm, NormKind, Pairs,
+    Residual, RopeFactors, RopeScaling, RopeSpec, Router, Shapes, Shared,
 };
 use ostro::placement::{Context, GpuLayers, Lane, Machine, Plan, Request, Sizes, advise, plan};
 use ostro_kernels::{DType, KvType};
@@ -12,8 +12,7 @@ use regex::Regex;
 
 const GIB: u64 = 1 << 30;
 
-/// A model's shape; the attention of DeepSeek-V2, which has one of its own, as if its heads were ordinary ones with the same
-/// weights, as the issue of that architecture will replace.
+/// A model's shape; what is an architecture's own is told by its name.
 struct Shape {
     name: &'static str,
     arch: &'static str,
@@ -107,33 +106,61 @@ impl Shapes for Merged {
 }
 
 fn spec(s: &Shape) -> ModelSpec {
-    let norm = Norm { kind: NormKind::Rms, eps: 1e-5 };
-    let mixer = Mixer::Gqa(Gqa {
-        n_heads: s.heads,
-        n_kv_heads: s.kv_heads,
-        head_dim: s.head_dim,
-        v_dim: s.head_dim,
-        rope: 0,
-        window: None,
-        scale: 1.0,
-        softcap: None,
-        qk_norm: None,
-        qkv_bias: s.qkv_bias,
-        out_bias: false,
-    });
+    let (latent, cohere) = (s.arch == "deepseek2", s.arch == "command-r");
+    let norm = Norm { kind: if cohere { NormKind::Layer } else { NormKind::Rms }, eps: 1e-5 };
+    let act = Activation::Silu;
+    let mixer = match latent {
+        true => Mixer::Mla(Mla {
+            n_heads: s.heads,
+            q_rank: Some(1536),
+            kv_rank: 512,
+            nope_dim: 128,
+            rope_dim: 64,
+            v_dim: 128,
+            rope: 0,
+            scale: 1.0,
+            norm,
+            joined: false,
+        }),
+        false => Mixer::Gqa(Gqa {
+            n_heads: s.heads,
+            n_kv_heads: s.kv_heads,
+            head_dim: s.head_dim,
+            v_dim: s.head_dim,
+            rope: Some(0),
+            window: None,
+            scale: 1.0,
+            softcap: None,
+            qk_norm: cohere.then_some(norm),
+            norm_by_head: cohere,
+            qkv_bias: s.qkv_bias,
+            fused: false,
+            out_bias: false,
+        }),
+    };
+    let dense = |hidden| Ffn::Gated(Gated { hidden, act, fused: false });
     let ffn = match s.experts {
-        0 => Ffn::Gated(Gated { hidden: s.hidden, act: Activation::Silu }),
+        0 => dense(s.hidden),
         n => Ffn::Moe(Moe {
             n_experts: n,
             n_active: s.active,
             hidden: s.hidden,
-            act: Activation::Silu,
+            act,
             router: Router::Softmax,
-            renormalize: true,
+            groups: latent.then_some(ExpertGroups { n: 8, n_active: 3, best: 1 }),
+            bias: false,
+            renormalize: !latent,
             scale: 1.0,
+            shared: latent.then_some(Shared { hidden: 2 * s.hidden, gated: false }),
+            fused: false,
         }),
     };
-    let layer = Layer { norm, residual: Residual::Sequential, post_norm: None, mixer, ffn };
+    let residual = if cohere { Residual::Parallel } else { Residual::Sequential };
+    let layer = Layer { norm, residual, post_norm: None, mixer, ffn };
+    let mut layers = vec![layer; s.layers];
+    if latent {
+        layers[0].ffn = dense(12288);
+    }
     ModelSpec {
         arch: "test".to_owned(),
         name: s.name.to_owned(),
@@ -146,13 +173,15 @@ fn spec(s: &Shape) -> ModelSpec {
         logit_scale: 1.0,
         logit_softcap: None,
         ropes: vec![RopeSpec {
-            dim: s.head_dim,
+            dim: if latent { 64 } else { s.head_dim },
             pairs: Pairs::Adjacent,
             base: 1e6,
             scaling: RopeScaling::None,
-            factors: s.rope_factors,
+            factors: if s.rope_factors { RopeFactors::Fixed } else { RopeFactors::None },
+            magnitude: 1.0,
         }],
-        layers: vec![layer; s.layers],
+        layers,
+        spare_layers: 0,
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::batch::Run;
 use crate::model::{Mixer, Mla, ModelSpec};
+use crate::placement::{latent_heads, latent_rows};
 use ostro_kernels::{ActKinds, Acts, Attend, AttendScratch, DType, Exec, Groups, KvType, Mat, Product, quantize};
 
 /// A matrix a head each.
@@ -22,18 +23,6 @@ pub(super) struct LatentCache<'a> {
     pub rows: &'a [u8],
     pub kind: KvType,
     pub n_ctx: usize,
-}
-
-/// Rows of queries and heads that are computed together at most, so that what they take stays small.
-const PAIRS: usize = 4096;
-/// Heads that are computed together for `n` queries.
-pub(super) fn heads_at_once(n: usize, n_heads: usize) -> usize {
-    (PAIRS / n.max(1)).clamp(1, n_heads)
-}
-
-/// Rows of queries and heads that batches of at most `n` queries have at once.
-pub(super) fn most_rows(n: usize, n_heads: usize) -> usize {
-    (n * n_heads).min(PAIRS.max(n))
 }
 
 /// Floats of keys and values that are made at a time at most, for heads together.
@@ -82,7 +71,7 @@ impl Latent {
 
     fn fit(&mut self, a: &Mla, n: usize, n_ctx: usize) {
         let latent = self;
-        let (rows, key) = (most_rows(n, a.n_heads), a.nope_dim + a.rope_dim);
+        let (rows, key) = (latent_rows(n, a.n_heads), a.nope_dim + a.rope_dim);
         let heads = (MADE / (n_ctx * (key + a.v_dim)).max(1)).clamp(1, a.n_heads);
         // Fewer positions have more heads at once, of as many floats together.
         let made = (heads * n_ctx * (key + a.v_dim)).max(MADE).min(a.n_heads * n_ctx * (key + a.v_dim));
@@ -133,7 +122,7 @@ impl Latent {
     fn absorbed(&mut self, job: &Job<'_>, scratch: &mut AttendScratch, q: &[f32], att: &mut [f32]) {
         let Job { exec, a, weights, cache, pos, n } = *job;
         let (key, latent) = (a.nope_dim + a.rope_dim, a.latent());
-        let step = heads_at_once(n, a.n_heads);
+        let step = latent_heads(n, a.n_heads);
         for first in (0..a.n_heads).step_by(step) {
             let heads = step.min(a.n_heads - first);
             let head_of = |i: usize| &q[(i / heads * a.n_heads + first + i % heads) * key..][..key];

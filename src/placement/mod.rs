@@ -11,7 +11,7 @@ mod sizes;
 pub use advice::advise;
 pub use plan::{Binds, Held, Longest, Machine, Plan, plan};
 pub use request::{GpuLayers, Request};
-pub use sizes::{Context, Size, Sizes};
+pub use sizes::{Context, Size, Sizes, latent_heads, latent_rows};
 
 /// A device that computes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, serde::Serialize)]

@@ -1,6 +1,6 @@
 //! What each half of a layer weighs, and what a token reads of it.
 
-use crate::model::{Ffn, Manifest, ModelSpec, Part, Role};
+use crate::model::{Ffn, Manifest, Mixer, ModelSpec, Part, Role};
 use ostro_kernels::KvType;
 use std::collections::BTreeMap;
 
@@ -127,26 +127,46 @@ impl Sizes {
     }
 }
 
+/// Rows of queries and heads of latent attention that are computed together at most, so that what they take stays small.
+const LATENT_ROWS: usize = 4096;
+
+/// Heads of latent attention that are computed together for `n` queries.
+pub fn latent_heads(n: usize, n_heads: usize) -> usize {
+    (LATENT_ROWS / n.max(1)).clamp(1, n_heads)
+}
+
+/// Rows of queries and heads that batches of at most `n` queries have at once.
+pub fn latent_rows(n: usize, n_heads: usize) -> usize {
+    (n * n_heads).min(LATENT_ROWS.max(n))
+}
+
 /// Bytes of a card's buffers for `n` tokens at once: the rows of `engine/gpu/room.rs`, and staging, code and alignment.
 fn buffers(spec: &ModelSpec, n: usize) -> u64 {
-    let (mut q, mut kv, mut att, mut hidden, mut spare, mut router) = (0, 0, 0, 0, n * spec.dim, 0);
+    let (mut q, mut kv, mut att, mut hidden, mut spare, mut router, mut latent) = (0, 0, 0, 0, n * spec.dim, 0, 0);
     for layer in &spec.layers {
         let (cached, (heads, key, value)) = (layer.mixer.cached(), layer.mixer.heads());
         q = q.max(n * heads * key);
         kv = kv.max(n * cached.heads * (cached.key + cached.value));
         // Attention also keeps parts of up to 2,048 rows for 32 chunks of positions.
         att = att.max(n * heads * value + (n * heads).min(2048) * 32 * (value + 2));
+        if let Mixer::Mla(a) = &layer.mixer {
+            let rows = latent_rows(n, heads);
+            let wide = a.kv_rank.max(a.nope_dim).max(a.v_dim);
+            latent = latent
+                .max(rows * (2 * wide + a.latent()) + rows.min(2048) * 32 * (a.kv_rank + 2) + rows * wide * 5 / 8);
+            q = q.max(n * (heads * key + a.q_rank.unwrap_or(0)));
+        }
         match &layer.ffn {
             Ffn::Gated(f) => hidden = hidden.max(n * f.hidden),
             Ffn::Moe(m) => {
                 hidden = hidden.max(n * m.n_active * m.hidden).max(n * m.shared.map_or(0, |shared| shared.hidden));
-                spare = spare.max(n * m.n_active * spec.dim);
+                spare = spare.max(n * (m.n_active + usize::from(m.shared.is_some())) * spec.dim);
                 router = router.max(n * (m.n_experts + 5 * m.n_active));
             }
         }
     }
     let ropes: usize = spec.ropes.iter().map(|r| n * r.dim).sum();
-    let floats = 2 * n * spec.dim + q + kv + att + 2 * hidden + spare + router + ropes + spec.n_vocab;
+    let floats = 2 * n * spec.dim + q + kv + att + latent + 2 * hidden + spare + router + ropes + spec.n_vocab;
     // Quantized twice, in blocks of 32 and of 256: a byte, and two floats for 32.
     let acts = hidden.max(q).max(n * spec.dim) * 5 / 2;
     // What the driver rounds up, buffer by buffer, and its own for a module or two.

@@ -1,10 +1,10 @@
 //! Latent attention on a card: over the latents as they are (`engine/latent.rs` says how), some heads at a time.
 
 use super::super::batch::Run;
-use super::super::latent::{heads_at_once, most_rows};
 use super::super::ops::Rows;
 use super::{GpuOps, LayerKv, matrix};
 use crate::model::{Mixer, Mla, ModelSpec, Part};
+use crate::placement::{latent_heads, latent_rows};
 use ostro_kernels::cuda::{Buffer, CudaError, Gpu, GpuActs, GpuAttend, GpuGroups, GpuHeads};
 
 /// The rows of latent attention on the card.
@@ -31,7 +31,7 @@ impl LatentRoom {
         });
         let (mut most, mut wide, mut long, mut heads, mut scratch) = (0, 0, 0, 0, 0);
         for a in layers {
-            let rows = most_rows(n, a.n_heads);
+            let rows = latent_rows(n, a.n_heads);
             most = most.max(rows);
             wide = wide.max(rows * a.kv_rank.max(a.nope_dim).max(a.v_dim));
             long = long.max(rows * a.latent());
@@ -58,7 +58,7 @@ impl GpuOps<'_> {
     pub(super) fn attend_to_latents(&mut self, layer: usize, a: &Mla, run: Run) -> Result<(), CudaError> {
         let mut room = self.room.latent.take().expect("put back after use");
         let mut att = self.room.take(Rows::Att);
-        let step = heads_at_once(run.n, a.n_heads);
+        let step = latent_heads(run.n, a.n_heads);
         let done = (0..a.n_heads).step_by(step).try_for_each(|first| {
             self.some_heads(layer, a, run, (first, step.min(a.n_heads - first)), &mut room, &mut att)
         });
