@@ -162,7 +162,7 @@ fn unsound_models() {
         (
             "arch",
             tiny().set("general.architecture", text("mamba")),
-            "general.architecture: found \"mamba\", expected one of gemma3, llama; take a file of one of these, or a newer ostro",
+            "general.architecture: found \"mamba\", expected one of cohere2, command-r, deepseek2, gemma2, gemma3, llama, phi3, qwen2, qwen2moe, qwen3, qwen3moe; take a file of one of these, or a newer ostro",
         ),
         (
             "arch-type",
@@ -237,7 +237,7 @@ fn unsound_models() {
         (
             "rope-type",
             tiny().set("llama.rope.scaling.type", text("longrope")),
-            "llama.rope.scaling.type: found longrope, expected none, linear or yarn; convert the model again with a current converter",
+            "llama.rope.scaling.type: found longrope, expected none, linear or yarn, or longrope with its tables; convert the model again with a current converter",
         ),
         (
             "rope-factor",

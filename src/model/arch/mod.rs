@@ -325,8 +325,9 @@ fn rope_scaling(h: &Header, context: usize) -> Result<RopeScaling, Error> {
     };
     match kind {
         None if factor.is_none() => Ok(RopeScaling::None),
-        // Longrope's stretch stands in tables.
-        Some("none" | "longrope") => Ok(RopeScaling::None),
+        Some("none") => Ok(RopeScaling::None),
+        // Its stretch stands in tables.
+        Some("longrope") if h.has("rope_factors_long.weight") => Ok(RopeScaling::None),
         None | Some("linear") => Ok(RopeScaling::Linear(positive(factor)?)),
         Some("yarn") => Ok(RopeScaling::Yarn {
             factor: positive(factor)?,
@@ -335,7 +336,7 @@ fn rope_scaling(h: &Header, context: usize) -> Result<RopeScaling, Error> {
             beta_slow: h.opt_f32("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
             attn_factor: h.opt_f32("rope.scaling.attn_factor")?.unwrap_or(1.0),
         }),
-        Some(other) => Err(h.bad("rope.scaling.type", other, "none, linear, yarn or longrope")),
+        Some(other) => Err(h.bad("rope.scaling.type", other, "none, linear or yarn, or longrope with its tables")),
     }
 }
 
