@@ -1,8 +1,9 @@
 //! What will be written: the files of the set, their metadata, and the type of each tensor; all before any work.
 
 use super::mix::{self, Shape, Traits, Wishes};
-use super::{Error, FileType, Imatrix, Source};
+use super::{Error, FileType, Imatrix, Source, SourceTensor};
 use crate::gguf::{Layout, Metadata, NewTensor, Value, split_path};
+use crate::model::without_ones;
 use ostro_kernels::DType;
 use std::path::{Path, PathBuf};
 
@@ -138,12 +139,18 @@ pub fn plan(source: &Source, imatrix: Option<&Imatrix>, request: &Request, out: 
                 }
             }
         }
-        let new = NewTensor { name: t.name.clone(), dtype: choice.dtype, dims: t.dims.clone() };
+        let new = new_tensor(t, choice.dtype, converted);
         let bytes = Layout::new(out, &Metadata::new(out), std::slice::from_ref(&new))?.tensor_bytes(0);
         tensors.push(Planned { source: i, dtype: choice.dtype, instead_of: choice.instead_of, bytes });
     }
     let files = files(source, imatrix, request, &tensors, converted, out)?;
     Ok(Plan { files, tensors })
+}
+
+/// A tensor of the new file. llama-quantize leaves out dimensions of 1 at the end; a converter has them as they are.
+fn new_tensor(t: &SourceTensor, dtype: DType, converted: bool) -> NewTensor {
+    let dims = if converted { &t.dims } else { without_ones(&t.dims) };
+    NewTensor { name: t.name.clone(), dtype, dims: dims.to_vec() }
 }
 
 /// The types of the tensors in `order`.
@@ -162,7 +169,7 @@ fn choices(
         return order.iter().map(as_it_is).collect();
     };
     // A checkpoint counts as the file of F32 that a converter would make of it.
-    let dtype = |t: &super::SourceTensor| if source.is_checkpoint { DType::F32 } else { t.dtype };
+    let dtype = |t: &SourceTensor| if source.is_checkpoint { DType::F32 } else { t.dtype };
     let shape = |i: usize| {
         let t = &source.tensors[i];
         Shape { name: &t.name, dims: &t.dims, dtype: dtype(t) }
@@ -244,10 +251,7 @@ fn files(
     out: &Path,
 ) -> Result<Vec<PlannedFile>, Error> {
     let all = metadata(source, imatrix, request, converted);
-    let new = |t: &Planned| {
-        let of = &source.tensors[t.source];
-        NewTensor { name: of.name.clone(), dtype: t.dtype, dims: of.dims.clone() }
-    };
+    let new = |t: &Planned| new_tensor(&source.tensors[t.source], t.dtype, converted);
     let list: Vec<NewTensor> = tensors.iter().map(new).collect();
     let parts = parts(source, request.split, tensors);
     if parts.len() == 1 && request.split == Split::None {

@@ -477,7 +477,7 @@ fn is_beyond(name: &str, spec: &ModelSpec) -> bool {
 }
 
 /// A shape without trailing ones, which writers may leave out.
-fn without_ones(dims: &[u64]) -> &[u64] {
+pub fn without_ones(dims: &[u64]) -> &[u64] {
     let n = dims.iter().rposition(|&d| d != 1).map_or(1, |last| last + 1);
     &dims[..n.min(dims.len())]
 }

@@ -16,7 +16,7 @@ pub use account::{Account, Macs};
 pub use arch::architectures;
 pub use error::Error;
 pub use header::{Header, Shapes};
-pub use manifest::{Binding, Manifest, Part, Role, Slot, Source, computable};
+pub use manifest::{Binding, Manifest, Part, Role, Slot, Source, computable, without_ones};
 pub use spec::{
     Activation, Cached, ExpertGroups, Ffn, Gated, Gqa, Layer, Mixer, Mla, ModelSpec, Moe, Norm, NormKind, Pairs,
     Residual, RopeFactors, RopeScaling, RopeSpec, Router, Shared,
