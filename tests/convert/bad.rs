@@ -187,6 +187,13 @@ fn configurations_and_vocabularies_that_do_not_belong() {
         &set("vocab_size", json!(500)),
         &["model.embed_tokens.weight: found 384 rows, expected 500, which"],
     );
+    let huge = |c: &mut Checkpoint| {
+        for key in ["num_attention_heads", "qk_nope_head_dim", "v_head_dim"] {
+            c.config.insert(key.to_owned(), json!(u32::MAX));
+        }
+    };
+    let expected = "found shape [256, 64], expected 4294967295 times 4294967295 and 4294967295 rows";
+    spoil("deepseek2", &huge, &["kv_b_proj.weight", expected]);
     let quantized = json!({"quant_method": "fp8"});
     spoil("llama31", &set("quantization_config", quantized), &["quantization_config: found fp8, expected F32, F16 or"]);
     let far = edit("tokenizer.json", "/added_tokens/8/id", json!(512));

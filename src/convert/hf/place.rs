@@ -110,7 +110,8 @@ impl Work<'_> {
                     .map(|name| self.config.require_u32(&[name]).map(u64::from));
                 let (heads, key, value) = (heads?, key?, value?);
                 let both = key + value;
-                if dims.len() != 2 || heads == 0 || key == 0 || value == 0 || dims[1] != heads * both {
+                let rows = heads.checked_mul(both);
+                if dims.len() != 2 || heads == 0 || key == 0 || value == 0 || Some(dims[1]) != rows {
                     let expected = format!("{heads} times {key} and {value} rows");
                     return Err(self.files.bad(t, format!("shape {:?}", t.shape), expected, ""));
                 }
