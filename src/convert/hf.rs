@@ -68,6 +68,7 @@ pub fn open(dir: &Path) -> Result<Source, Error> {
     let mut metadata = Metadata::new(dir);
     let mut keys = Keys::new(&mut metadata, checkpoint.arch);
     keys.set("general.architecture", Value::String(checkpoint.arch.to_owned()));
+    (checkpoint.first_keys)(&config, &rotary, &mut keys)?;
     general::write(dir, &written, &tensors, &mut keys, &mut notes)?;
     (checkpoint.architecture)(&config, &rotary, &mut keys)?;
     keys.set("general.file_type", Value::U32(file_type(&tensors)));

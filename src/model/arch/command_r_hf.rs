@@ -12,6 +12,7 @@ pub(super) const COHERE: Checkpoint = Checkpoint {
     others: &[],
     cut_embedding: false,
     cut_layers: false,
+    first_keys: |_, _, _| Ok(()),
     architecture: architecture_keys,
     keys,
     computed: |_, _| Ok(Vec::new()),
@@ -50,7 +51,6 @@ fn complete(c: &mut Config) -> Result<(), Error> {
     c.assume("num_key_value_heads", heads);
     c.assume("max_position_embeddings", 8192);
     c.assume("layer_norm_eps", 1e-5);
-    c.assume("rope_theta", 10000.0);
     c.assume("logit_scale", 0.0625);
     c.assume("tie_word_embeddings", true);
     Ok(())
@@ -61,11 +61,13 @@ fn complete_cohere(c: &mut Config) -> Result<(), Error> {
     if let Some(context) = c.u32(&["model_max_length"])? {
         c.set("max_position_embeddings", context);
     }
+    c.assume("rope_theta", 500_000.0);
     complete(c)
 }
 
 fn complete_cohere2(c: &mut Config) -> Result<(), Error> {
     complete(c)?;
+    c.assume("rope_theta", 10000.0);
     c.assume("sliding_window", 4096);
     c.assume("rotary_pct", 1.0);
     let head = head_dim(c)?;
@@ -88,8 +90,8 @@ fn keys2(c: &Config, _: &Rotary, keys: &mut Keys) -> Result<(), Error> {
     keys.f32("logit_scale", c.f32(&["logit_scale"])?);
     keys.u32("attention.sliding_window", c.u32(&["sliding_window"])?);
     keys.u32("vocab_size", c.u32(&["vocab_size"])?);
-    let share = c.f32(&["rotary_pct"])?.unwrap_or(1.0);
-    keys.u32("rope.dimension_count", Some((share * head_dim(c)? as f32) as u32));
+    let share = c.f64("rotary_pct")?.unwrap_or(1.0);
+    keys.u32("rope.dimension_count", Some((share * f64::from(head_dim(c)?)) as u32));
     keys.str("rope.scaling.type", "none");
     Ok(())
 }

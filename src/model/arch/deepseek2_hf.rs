@@ -13,6 +13,7 @@ pub(super) const DEEPSEEK_V2: Checkpoint = Checkpoint {
     others: &[],
     cut_embedding: false,
     cut_layers: true,
+    first_keys: |_, _, _| Ok(()),
     architecture: architecture_keys,
     keys,
     computed: |_, _| Ok(Vec::new()),
@@ -57,6 +58,10 @@ const NAMES: &[Name] = &[
 fn complete(c: &mut Config) -> Result<(), Error> {
     c.assume("rms_norm_eps", 1e-6);
     c.assume("rope_theta", 10000.0);
+    // The smaller ones say that they have none.
+    if !c.is_null("q_lora_rank") {
+        c.assume("q_lora_rank", 1536);
+    }
     c.assume("kv_lora_rank", 512);
     c.assume("qk_nope_head_dim", 128);
     c.assume("qk_rope_head_dim", 64);
@@ -69,7 +74,7 @@ fn complete(c: &mut Config) -> Result<(), Error> {
 }
 
 fn complete_2(c: &mut Config) -> Result<(), Error> {
-    c.assume("vocab_size", 32000);
+    c.assume("vocab_size", 102_400);
     c.assume("hidden_size", 4096);
     c.assume("intermediate_size", 11008);
     c.assume("moe_intermediate_size", 1407);

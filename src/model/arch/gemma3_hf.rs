@@ -13,6 +13,7 @@ pub(super) const GEMMA3: Checkpoint = Checkpoint {
     others: &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."],
     cut_embedding: true,
     cut_layers: false,
+    first_keys: |_, _, _| Ok(()),
     architecture: architecture_keys,
     keys,
     computed: |_, _| Ok(Vec::new()),

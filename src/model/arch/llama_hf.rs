@@ -18,6 +18,7 @@ pub(super) const LLAMA: Checkpoint = Checkpoint {
     others: &[],
     cut_embedding: false,
     cut_layers: false,
+    first_keys: |_, _, _| Ok(()),
     architecture: architecture_keys,
     keys,
     computed: rope_factors,

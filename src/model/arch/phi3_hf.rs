@@ -12,6 +12,7 @@ pub(super) const PHI3: Checkpoint = Checkpoint {
     others: &[],
     cut_embedding: false,
     cut_layers: false,
+    first_keys,
     architecture,
     keys,
     computed: factors,
@@ -45,13 +46,15 @@ fn complete(c: &mut Config) -> Result<(), Error> {
     c.assume("original_max_position_embeddings", 4096);
     c.assume("rms_norm_eps", 1e-5);
     c.assume("rope_theta", 10000.0);
-    c.assume("partial_rotary_factor", 1.0);
     Ok(())
 }
 
 /// Elements of a head that are rotated.
-fn rotated(c: &Config) -> Result<u32, Error> {
-    let share = f64::from(c.f32(&["partial_rotary_factor"])?.unwrap_or(1.0));
+fn rotated(c: &Config, rotary: &Rotary) -> Result<u32, Error> {
+    let share = match rotary.scaling.f64("partial_rotary_factor")? {
+        Some(share) => share,
+        None => c.f64("partial_rotary_factor")?.unwrap_or(1.0),
+    };
     let (dim, heads) = (c.require_u32(&["hidden_size"])?, c.require_u32(&["num_attention_heads"])?);
     let all = (share * f64::from(dim)) as u32;
     all.checked_div(heads).ok_or_else(|| c.bad("num_attention_heads", 0, "at least 1"))
@@ -66,14 +69,19 @@ fn architecture(c: &Config, rotary: &Rotary, keys: &mut Keys) -> Result<(), Erro
     keys.u32("attention.head_count", c.u32(&["num_attention_heads"])?);
     keys.u32("attention.head_count_kv", c.u32(&["num_key_value_heads"])?);
     keys.f32("attention.layer_norm_rms_epsilon", c.f32(&["rms_norm_eps"])?);
-    keys.u32("rope.dimension_count", Some(rotated(c)?));
+    keys.u32("rope.dimension_count", Some(rotated(c, rotary)?));
     keys.f32("rope.freq_base", rotary.theta);
     Ok(())
 }
 
 /// A window of 0 tells Phi 4 from the others.
-fn keys(c: &Config, rotary: &Rotary, keys: &mut Keys) -> Result<(), Error> {
+fn keys(c: &Config, _: &Rotary, keys: &mut Keys) -> Result<(), Error> {
     keys.u32("attention.sliding_window", Some(c.u32(&["sliding_window"])?.unwrap_or(0)));
+    Ok(())
+}
+
+/// What stretches the attention where there are tables. Old configurations call that `su` or `yarn`.
+fn first_keys(c: &Config, rotary: &Rotary, keys: &mut Keys) -> Result<(), Error> {
     if rotary.scaling.get("long_factor").is_none() {
         return Ok(());
     }
@@ -82,9 +90,8 @@ fn keys(c: &Config, rotary: &Rotary, keys: &mut Keys) -> Result<(), Error> {
     let scale = context / original;
     let factor = match rotary.kind.as_str() {
         _ if scale <= 1.0 => 1.0,
-        "longrope" | "su" => (1.0 + scale.ln() / original.ln()).sqrt(),
-        "yarn" => 0.1 * scale.ln() + 1.0,
-        other => return Err(rotary.scaling.bad("rope_type", other, "longrope or yarn")),
+        "longrope" | "su" | "yarn" => (1.0 + scale.ln() / original.ln()).sqrt(),
+        other => return Err(rotary.scaling.bad("rope_type", other, "longrope")),
     };
     keys.f32("rope.scaling.attn_factor", Some(factor as f32));
     Ok(())
@@ -94,8 +101,9 @@ fn factors(c: &Config, rotary: &Rotary) -> Result<Vec<Computed>, Error> {
     let mut tables = Vec::new();
     for (key, tensor) in [("long_factor", "rope_factors_long.weight"), ("short_factor", "rope_factors_short.weight")] {
         let Some(table) = rotary.scaling.f32s(key)? else { continue };
-        if table.len() != rotated(c)? as usize / 2 {
-            let expected = format!("{}, half of what is rotated of a head", rotated(c)? / 2);
+        let half = rotated(c, rotary)? / 2;
+        if table.len() != half as usize {
+            let expected = format!("{half}, half of what is rotated of a head");
             return Err(rotary.scaling.bad(key, format!("{} numbers", table.len()), expected));
         }
         tables.push((tensor, table));

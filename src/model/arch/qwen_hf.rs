@@ -12,6 +12,7 @@ pub(super) const QWEN2: Checkpoint = Checkpoint {
     others: &[],
     cut_embedding: false,
     cut_layers: false,
+    first_keys: |_, _, _| Ok(()),
     architecture: architecture_keys,
     keys: |_, _, _| Ok(()),
     computed: |_, _| Ok(Vec::new()),
@@ -69,7 +70,8 @@ fn complete(c: &mut Config, [dim, hidden, layers, heads, kv_heads]: [u32; 5]) ->
     c.assume("intermediate_size", hidden);
     c.assume("num_hidden_layers", layers);
     c.assume("num_attention_heads", heads);
-    c.assume("num_key_value_heads", kv_heads);
+    let heads = if c.is_null("num_key_value_heads") { c.require_u32(&["num_attention_heads"])? } else { kv_heads };
+    c.assume("num_key_value_heads", heads);
     c.assume("max_position_embeddings", 32768);
     c.assume("rms_norm_eps", 1e-6);
     c.assume("rope_theta", 10000.0);

@@ -33,6 +33,11 @@ impl Config {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether the file has `null` for `key`, where that is not the same as nothing.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(Value::is_null)
+    }
+
     /// Sets `key` to `value` when it is absent.
     pub fn assume(&mut self, key: &str, value: impl Into<Value>) {
         if self.get(key).is_none() {

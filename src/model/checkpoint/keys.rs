@@ -83,6 +83,9 @@ pub fn architecture_keys(c: &Config, rotary: &Rotary, keys: &mut Keys) -> Result
 fn scaling_keys(rotary: &Rotary, keys: &mut Keys) -> Result<(), Error> {
     let s = &rotary.scaling;
     let factor = s.f32(&["factor"])?;
+    if matches!(rotary.kind.as_str(), "longrope" | "su") {
+        return Err(s.bad("rope_type", &rotary.kind, "default, linear, dynamic, yarn, llama3 in this architecture"));
+    }
     // Of llama3 the factors become a tensor; dynamic stretches only what is longer than the trained context.
     if !matches!(rotary.kind.as_str(), "linear" | "yarn") {
         return Ok(());

@@ -34,10 +34,12 @@ pub struct Checkpoint {
     pub cut_embedding: bool,
     /// Whether tensors of layers past the last, which predict further tokens, are left out.
     pub cut_layers: bool,
+    /// Writes the keys that stand before all but the architecture's name.
+    pub first_keys: WriteKeys,
     /// Writes the keys of the architecture up to the type of the file: [`architecture_keys`], or those that it has instead.
-    pub architecture: fn(&Config, &Rotary, &mut Keys) -> Result<(), Error>,
+    pub architecture: WriteKeys,
     /// Writes the keys that not every architecture has.
-    pub keys: fn(&Config, &Rotary, &mut Keys) -> Result<(), Error>,
+    pub keys: WriteKeys,
     /// Tensors that are computed from the configuration.
     pub computed: fn(&Config, &Rotary) -> Result<Vec<Computed>, Error>,
     /// The tokenizer files that it may have, best first.
@@ -49,6 +51,9 @@ pub struct Checkpoint {
     /// Writes what stands after them.
     pub after_tokens: fn(&Config, Vocabulary, &mut Keys) -> Result<(), Error>,
 }
+
+/// Writes keys that follow from a configuration.
+pub type WriteKeys = fn(&Config, &Rotary, &mut Keys) -> Result<(), Error>;
 
 /// A tensor that is computed: its name in the file, and its elements.
 pub type Computed = (&'static str, Vec<f32>);
