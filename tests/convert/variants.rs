@@ -3,9 +3,9 @@
 use super::checkpoint::{Checkpoint, Stored, elements, folder};
 use super::common::reference;
 use super::golden::{compare_metadata, compare_tensors};
-use ostro::convert::{Source, hf};
+use ostro::convert::{FileType, Job, Outcome, Request, Source, hf, plan};
 use ostro::gguf::{Array, Gguf, Value};
-use ostro_kernels::DType;
+use ostro_kernels::{Cpu, DType};
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use std::path::Path;
@@ -384,13 +384,21 @@ fn relatives_of_the_references() {
         ("qwen2moe.expert_feed_forward_length", Value::U32(64)),
         ("qwen2moe.expert_shared_feed_forward_length", Value::U32(96)),
     ];
-    // A vector, however many ones it has before.
-    check(
-        &c,
-        "Qwen 2 MoE",
-        &keys,
-        &[("blk.1.ffn_gate_inp_shexp.weight", &[128, 1]), ("blk.1.ffn_down_shexp.weight", &[96, 128])],
-    );
+    // A vector, however many ones it has before; llama-quantize leaves them out.
+    let gate = "blk.1.ffn_gate_inp_shexp.weight";
+    let source = check(&c, "Qwen 2 MoE", &keys, &[(gate, &[128, 1]), ("blk.1.ffn_down_shexp.weight", &[96, 128])]);
+    let out = folder();
+    for (file_type, dims) in [(FileType::BF16, &[128, 1][..]), (FileType::Q8_0, &[128])] {
+        let path = out.path().join(file_type.name());
+        let request = Request { file_type: Some(file_type), ..Request::default() };
+        let plan = plan(&source, None, &request, &path).unwrap();
+        let (cpu, resume) = (Cpu::detect(), false);
+        let job = Job { source: &source, plan: &plan, imatrix: None, cpu, threads: 1, resume, allow_nonfinite: false };
+        assert_eq!(job.run(&mut |_| true).unwrap(), Outcome::Done);
+        let gguf = Gguf::open(&path).unwrap();
+        let tensor = gguf.tensor(gate).unwrap();
+        assert_eq!((tensor.dtype, tensor.dims.as_slice()), (DType::F32, dims), "{}", file_type.name());
+    }
 
     let mut c = Checkpoint::read(&models.join("command-r"));
     set(&mut c, json!({"architectures": ["Cohere2ForCausalLM"], "sliding_window": 16, "rotary_pct": 0.5}));
@@ -427,7 +435,98 @@ fn relatives_of_the_references() {
     ];
     let source = check(&c, "Phi 3 of 128k", &keys, &[("rope_factors_long.weight", &[16])]);
     assert_eq!(elements(&source, &source.tensors[1], 1), short);
+    let first: Vec<&str> = source.metadata.iter().map(|(key, _)| key).take(3).collect();
+    assert_eq!(first, ["general.architecture", "phi3.rope.scaling.attn_factor", "general.type"]);
+    // What the first files called it, and what transformers 5 writes.
+    set(&mut c, json!({"rope_scaling": {"type": "yarn", "long_factor": long, "short_factor": short}}));
+    check(&c, "Phi 3 of 2024", &keys, &[]);
+    let mut today = Checkpoint { config: c.config.clone(), ..Checkpoint::read(&models.join("phi3")) };
+    today
+        .config
+        .retain(|key, _| !["rope_scaling", "rope_theta", "original_max_position_embeddings"].contains(&&key[..]));
+    set(
+        &mut today,
+        json!({"rope_parameters": {"rope_type": "longrope", "rope_theta": 2e4, "partial_rotary_factor": 0.75,
+        "original_max_position_embeddings": 4096, "long_factor": long[..12], "short_factor": short[..12]}}),
+    );
+    let rotated = [("phi3.rope.dimension_count", Value::U32(24)), ("phi3.rope.freq_base", Value::F32(2e4))];
+    check(&today, "Phi 4 mini", &[&keys[..], &rotated].concat(), &[("rope_factors_short.weight", &[12])]);
     set(&mut c, json!({"rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": short}}));
     let error = hf::open(c.write().path()).unwrap_err().to_string();
     assert!(error.contains("long_factor: found 1 numbers, expected 16, half of what is rotated of a head"), "{error}");
+    // Others have no place for the tables.
+    let mut c = Checkpoint::read(&models.join("qwen2"));
+    set(&mut c, json!({"rope_scaling": {"type": "longrope", "long_factor": long, "short_factor": short}}));
+    let error = hf::open(c.write().path()).unwrap_err().to_string();
+    assert!(error.contains("rope_type: found longrope, expected default, linear, dynamic, yarn, llama3"), "{error}");
+}
+
+/// What config.json leaves out is what transformers' classes assume; the converter wrote these values of such folders.
+#[test]
+fn what_goes_without_saying() {
+    let Some(models) = reference("models") else { return };
+    let cases: [(&str, &str, &[&str], &[(&str, Value)]); 7] = [
+        ("qwen2", "Qwen2ForCausalLM", &["rope_theta", "rms_norm_eps"], &[("qwen2.rope.freq_base", Value::F32(1e4))]),
+        (
+            "command-r",
+            "CohereForCausalLM",
+            &["rope_theta", "model_max_length", "logit_scale"],
+            &[
+                ("command-r.rope.freq_base", Value::F32(5e5)),
+                ("command-r.context_length", Value::U32(8192)),
+                ("command-r.logit_scale", Value::F32(0.0625)),
+            ],
+        ),
+        (
+            "command-r",
+            "Cohere2ForCausalLM",
+            &["rope_theta", "model_max_length"],
+            &[
+                ("cohere2.rope.freq_base", Value::F32(1e4)),
+                ("cohere2.context_length", Value::U32(8192)),
+                ("cohere2.attention.sliding_window", Value::U32(4096)),
+                ("cohere2.rope.dimension_count", Value::U32(32)),
+            ],
+        ),
+        (
+            "deepseek2",
+            "DeepseekV2ForCausalLM",
+            &["routed_scaling_factor", "n_shared_experts", "rope_theta"],
+            &[
+                ("deepseek2.expert_weights_scale", Value::F32(1.0)),
+                ("deepseek2.expert_shared_count", Value::U32(2)),
+                ("deepseek2.rope.freq_base", Value::F32(1e4)),
+            ],
+        ),
+        (
+            "deepseek2",
+            "DeepseekV3ForCausalLM",
+            &["routed_scaling_factor", "norm_topk_prob"],
+            &[
+                ("deepseek2.expert_weights_scale", Value::F32(2.5)),
+                ("deepseek2.expert_weights_norm", Value::Bool(true)),
+            ],
+        ),
+        (
+            "phi3",
+            "Phi3ForCausalLM",
+            &["rope_theta", "sliding_window"],
+            &[("phi3.rope.freq_base", Value::F32(1e4)), ("phi3.attention.sliding_window", Value::U32(0))],
+        ),
+        ("qwen3moe", "Qwen3MoeForCausalLM", &["rope_theta"], &[("qwen3moe.rope.freq_base", Value::F32(1e4))]),
+    ];
+    for (model, class, without, keys) in cases {
+        let mut c = Checkpoint::read(&models.join(model));
+        c.config.insert("architectures".into(), json!([class]));
+        without.iter().for_each(|&key| drop(c.config.remove(key).unwrap_or_else(|| panic!("{class}: {key}"))));
+        let source = hf::open(c.write().path()).unwrap_or_else(|e| panic!("{class}: {e}"));
+        for (key, value) in keys {
+            assert_eq!(source.metadata.get(key), Some(value), "{class}: {key}");
+        }
+    }
+    // Of a number of heads that is null it is known, of one that is not there the class's own.
+    let mut c = Checkpoint::read(&models.join("qwen2"));
+    c.config.insert("num_key_value_heads".into(), json!(null));
+    let error = hf::open(c.write().path()).unwrap_err().to_string();
+    assert!(error.contains("k_proj.weight: found shape [128, 256], expected shape [256, 256]"), "{error}");
 }
