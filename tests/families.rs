@@ -15,6 +15,9 @@ const VOCAB: u64 = 96;
 const HEADS: u64 = 4;
 const TOKENS: usize = 40;
 
+/// Tensors: name, and dimensions.
+type Tensors = Vec<(&'static str, Vec<u64>)>;
+
 /// A family: its name here, its architecture, layers, the context that it runs in, keys, and the tensors of a layer.
 struct Family {
     name: &'static str,
@@ -22,8 +25,8 @@ struct Family {
     layers: u64,
     n_ctx: usize,
     keys: Vec<(&'static str, Value)>,
-    globals: Vec<(&'static str, Vec<u64>)>,
-    layer: Box<dyn Fn(u64) -> Vec<(&'static str, Vec<u64>)>>,
+    globals: Tensors,
+    layer: Box<dyn Fn(u64) -> Tensors>,
 }
 
 fn u(n: u64) -> Value {
@@ -31,7 +34,7 @@ fn u(n: u64) -> Value {
 }
 
 /// Attention of `head` wide heads with `kv` key heads.
-fn attention(head: u64, kv: u64) -> Vec<(&'static str, Vec<u64>)> {
+fn attention(head: u64, kv: u64) -> Tensors {
     vec![
         ("attn_norm.weight", vec![DIM]),
         ("attn_q.weight", vec![DIM, HEADS * head]),
@@ -41,7 +44,7 @@ fn attention(head: u64, kv: u64) -> Vec<(&'static str, Vec<u64>)> {
     ]
 }
 
-fn gated(hidden: u64) -> Vec<(&'static str, Vec<u64>)> {
+fn gated(hidden: u64) -> Tensors {
     vec![
         ("ffn_norm.weight", vec![DIM]),
         ("ffn_gate.weight", vec![DIM, hidden]),
@@ -50,7 +53,7 @@ fn gated(hidden: u64) -> Vec<(&'static str, Vec<u64>)> {
     ]
 }
 
-fn experts(n: u64, hidden: u64) -> Vec<(&'static str, Vec<u64>)> {
+fn experts(n: u64, hidden: u64) -> Tensors {
     vec![
         ("ffn_norm.weight", vec![DIM]),
         ("ffn_gate_inp.weight", vec![DIM, n]),
@@ -60,7 +63,7 @@ fn experts(n: u64, hidden: u64) -> Vec<(&'static str, Vec<u64>)> {
     ]
 }
 
-fn shared(hidden: u64) -> Vec<(&'static str, Vec<u64>)> {
+fn shared(hidden: u64) -> Tensors {
     vec![
         ("ffn_gate_shexp.weight", vec![DIM, hidden]),
         ("ffn_up_shexp.weight", vec![DIM, hidden]),
@@ -69,7 +72,7 @@ fn shared(hidden: u64) -> Vec<(&'static str, Vec<u64>)> {
 }
 
 /// Latent attention: queries of 24 + 8, a latent of 32, values of 16.
-fn latent(joined: bool) -> Vec<(&'static str, Vec<u64>)> {
+fn latent(joined: bool) -> Tensors {
     let mut list = vec![
         ("attn_norm.weight", vec![DIM]),
         ("attn_q_a.weight", vec![DIM, 48]),
@@ -89,7 +92,7 @@ fn latent(joined: bool) -> Vec<(&'static str, Vec<u64>)> {
 fn families() -> Vec<Family> {
     let head = || ("output.weight", vec![DIM, VOCAB]);
     let rms = ("attention.layer_norm_rms_epsilon", Value::F32(1e-6));
-    let plain = |name, arch, keys: Vec<_>, layer: fn(u64) -> Vec<(&'static str, Vec<u64>)>| Family {
+    let plain = |name, arch, keys: Vec<_>, layer: fn(u64) -> Tensors| Family {
         name,
         arch,
         layers: 2,
