@@ -465,7 +465,9 @@ fn relatives_of_the_references() {
 #[test]
 fn what_goes_without_saying() {
     let Some(models) = reference("models") else { return };
-    let cases: [(&str, &str, &[&str], &[(&str, Value)]); 7] = [
+    // A reference, the class that it is taken for, what is left out, and what is written.
+    type Case<'a> = (&'a str, &'a str, &'a [&'a str], &'a [(&'a str, Value)]);
+    let cases: [Case; 7] = [
         ("qwen2", "Qwen2ForCausalLM", &["rope_theta", "rms_norm_eps"], &[("qwen2.rope.freq_base", Value::F32(1e4))]),
         (
             "command-r",
