@@ -70,8 +70,11 @@ fn code(kind: KvType) -> i32 {
     }
 }
 
+/// Which of the kernels.
+type Which = fn(&Functions) -> Function;
+
 /// Heads of these lengths: whose kernel, and how many rows a block of it takes.
-fn heads_kernel(head_dim: usize, v_dim: usize) -> Option<(fn(&Functions) -> Function, usize)> {
+fn heads_kernel(head_dim: usize, v_dim: usize) -> Option<(Which, usize)> {
     match (head_dim, v_dim) {
         (0..=256, 0..=128) => Some((|f| f.attend_128, 16)),
         (0..=512, 0..=256) => Some((|f| f.attend_256, 8)),
