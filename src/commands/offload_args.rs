@@ -18,6 +18,14 @@ pub struct OffloadArgs {
     #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "auto", value_parser = gpu_layers, allow_negative_numbers = true)]
     pub gpu_layers: GpuLayers,
 
+    #[command(flatten)]
+    pub card: CardArgs,
+}
+
+/// What a card does with its layers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Offload to a card")]
+pub struct CardArgs {
     /// Keep the experts of all layers with the CPU (-cmoe)
     #[arg(long)]
     pub cpu_moe: bool,
@@ -47,7 +55,7 @@ pub struct OffloadArgs {
 #[derive(Clone, Debug)]
 pub struct Overrides(Vec<(Regex, Lane)>);
 
-fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
+pub(super) fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
     match text.to_ascii_lowercase().as_str() {
         "auto" | "-1" => Ok(GpuLayers::Auto),
         "all" | "-2" => Ok(GpuLayers::All),
@@ -73,24 +81,27 @@ impl OffloadArgs {
     pub fn request(&self) -> Request {
         Request {
             gpu_layers: self.gpu_layers,
-            cpu_moe: self.cpu_moe,
-            n_cpu_moe: self.n_cpu_moe,
-            overrides: self.override_tensor.iter().flat_map(|o| o.0.iter().cloned()).collect(),
-            no_kv_offload: self.no_kv_offload,
-            margin: self.fit_target << 20,
+            cpu_moe: self.card.cpu_moe,
+            n_cpu_moe: self.card.n_cpu_moe,
+            overrides: self.card.override_tensor.iter().flat_map(|o| o.0.iter().cloned()).collect(),
+            no_kv_offload: self.card.no_kv_offload,
+            margin: self.card.fit_target << 20,
         }
     }
 
     /// Whether nothing may go to a card.
     fn is_off(&self) -> bool {
-        self.gpu_layers == GpuLayers::Count(0) && self.override_tensor.is_empty()
+        self.gpu_layers == GpuLayers::Count(0) && self.card.override_tensor.is_empty()
     }
 
     /// Whether the user has spoken of a card.
     #[cfg(feature = "cuda")]
     fn is_asked(&self) -> bool {
-        let experts = self.cpu_moe || self.n_cpu_moe > 0 || self.offload_min_batch.is_some();
-        self.gpu_layers != GpuLayers::Auto || !self.override_tensor.is_empty() || experts || self.no_kv_offload
+        let experts = self.card.cpu_moe || self.card.n_cpu_moe > 0 || self.card.offload_min_batch.is_some();
+        self.gpu_layers != GpuLayers::Auto
+            || !self.card.override_tensor.is_empty()
+            || experts
+            || self.card.no_kv_offload
     }
 
     /// An engine for `model`, with what a card can do on the card, if there is one.
@@ -164,7 +175,7 @@ impl OffloadArgs {
             gpu: std::rc::Rc::new(gpu),
             placement: plan.placement.clone(),
             // Without room for the slots nothing is streamed.
-            stream_from: match self.offload_min_batch {
+            stream_from: match self.card.offload_min_batch {
                 Some(n) if n > 0 => Some(n),
                 None if plan.gpu.slots > 0 => None,
                 _ => Some(usize::MAX),

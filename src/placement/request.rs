@@ -15,6 +15,16 @@ pub enum GpuLayers {
     Count(usize),
 }
 
+impl std::fmt::Display for GpuLayers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            GpuLayers::Auto => f.write_str("auto"),
+            GpuLayers::All => f.write_str("all"),
+            GpuLayers::Count(n) => n.fmt(f),
+        }
+    }
+}
+
 /// The flags.
 #[derive(Clone, Debug, Default)]
 pub struct Request {

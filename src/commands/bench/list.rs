@@ -1,7 +1,8 @@
 //! What one flag lists: `128,512`, and llama-bench's ranges `first-last`, `first-last+step`, `first-last*mult`.
 
-use crate::commands::model_args;
+use crate::commands::{model_args, offload_args};
 use crate::model::computable;
+use crate::placement::GpuLayers;
 use ostro_kernels::{Cpu, DType, KvType};
 use std::path::Path;
 
@@ -44,6 +45,11 @@ pub(super) fn pair(text: &str) -> Result<(usize, usize), String> {
         Some([prompt, generated]) if prompt > 0 || generated > 0 => Ok((prompt, generated)),
         _ => Err("expected two counts of tokens, such as 512,128".into()),
     }
+}
+
+/// Layers on a card: llama-bench's -1 is all of them, ours is what fits.
+pub(super) fn gpu_layers(text: &str) -> Result<List<GpuLayers>, String> {
+    text.split(',').map(offload_args::gpu_layers).collect::<Result<_, _>>().map(List)
 }
 
 /// Types of a cache.

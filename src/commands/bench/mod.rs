@@ -14,10 +14,11 @@ mod sweep;
 mod test;
 
 use super::model_args::{cpu, fits_in_memory, open};
-use super::offload_args::OffloadArgs;
+use super::offload_args::CardArgs;
 use super::{catch_interrupts, interrupted, resolve, tell, tell_notes};
 use crate::engine::Model;
 use crate::gguf::{Gguf, OpenOptions};
+use crate::placement::GpuLayers;
 use anyhow::{Context, bail};
 use clap::Args;
 use list::{List, all};
@@ -115,8 +116,12 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SET", requires = "kernels", conflicts_with_all = ["positional", "model"], value_parser = list::cpus)]
     isa: Vec<List<Cpu>>,
 
+    /// Layers on the card (-ngl), from the last on, 1 being the head: numbers, all, or auto for what fits
+    #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "auto", value_parser = list::gpu_layers, allow_negative_numbers = true, help_heading = "Offload to a card")]
+    gpu_layers: Vec<List<GpuLayers>>,
+
     #[command(flatten)]
-    offload: OffloadArgs,
+    card: CardArgs,
 }
 
 /// Measures, and prints a row after each test.
@@ -157,7 +162,7 @@ fn models(args: &BenchArgs) -> anyhow::Result<()> {
             }
         };
         let bench = Bench {
-            offload: &args.offload,
+            card: &args.card,
             cpu,
             probe: &probe,
             repetitions: args.repetitions as usize,

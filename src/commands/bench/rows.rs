@@ -6,11 +6,13 @@ use super::subject::Subject;
 use super::sweep::Case;
 use super::test::{Limits, Measured};
 use crate::engine::{KvTypes, Model};
+use crate::placement::GpuLayers;
 use ostro_kernels::{Cpu, KvType};
 use serde_json::json;
 
 /// Which columns the table has beside the usual ones: those of parameters that are not llama-bench's in some test.
 pub(super) struct Table {
+    gpu_layers: bool,
     n_batch: bool,
     n_ubatch: bool,
     type_k: bool,
@@ -22,6 +24,7 @@ impl Table {
     pub fn new(cases: &[Case]) -> Table {
         let some = |other: &dyn Fn(&Case) -> bool| cases.iter().any(other);
         Table {
+            gpu_layers: some(&|c| c.gpu_layers != GpuLayers::Auto),
             n_batch: some(&|c| c.n_batch != 2048),
             n_ubatch: some(&|c| c.n_ubatch != 512),
             type_k: some(&|c| c.kv.k != KvType::F16),
@@ -39,6 +42,7 @@ impl Table {
             (true, Column::right("params", 10)),
             (true, Column::left("backend", 10, [].into_iter())),
             (true, Column::right("threads", 7)),
+            (self.gpu_layers, Column::right("ngl", 4)),
             (self.n_batch, Column::right("n_batch", 7)),
             (self.n_ubatch, Column::right("n_ubatch", 8)),
             (self.type_k, Column::right("type_k", 6)),
@@ -59,12 +63,14 @@ impl Table {
         let speed = Speed::new(&subject.model, case, &measured.nanoseconds);
         let share_read = speed.bytes.map(|bytes| bytes / read);
         let none = || "-".to_owned();
+        let backend = if measured.card.0 > 0 { "CUDA" } else { "CPU" };
         let cells = [
             (true, subject.kind.clone()),
             (true, size(subject.bytes)),
             (true, count(subject.parameters)),
-            (true, "CPU".to_owned()),
+            (true, backend.to_owned()),
             (true, case.threads.to_string()),
+            (self.gpu_layers, case.gpu_layers.to_string()),
             (self.n_batch, case.n_batch.to_string()),
             (self.n_ubatch, case.n_ubatch.to_string()),
             (self.type_k, kv_name(case.kv.k).to_owned()),
@@ -80,7 +86,7 @@ impl Table {
             "build_version": env!("CARGO_PKG_VERSION"),
             "cpu_info": cpu_info,
             "gpu_info": measured.card.1,
-            "backends": if measured.card.0 > 0 { "CUDA" } else { "CPU" },
+            "backends": backend,
             "model_filename": subject.file,
             "model_type": subject.kind,
             "model_size": subject.bytes,

@@ -3,6 +3,7 @@
 use super::BenchArgs;
 use super::list::all;
 use crate::engine::KvTypes;
+use crate::placement::GpuLayers;
 use ostro_kernels::KvType;
 
 /// One test.
@@ -10,6 +11,8 @@ use ostro_kernels::KvType;
 pub(super) struct Case {
     /// Index of the model.
     pub model: usize,
+    /// Layers on a card.
+    pub gpu_layers: GpuLayers,
     /// Tokens of a prompt that are given at once.
     pub n_batch: usize,
     /// Tokens that are computed at once.
@@ -53,6 +56,7 @@ const MOST: usize = 100_000;
 pub(super) fn cases(args: &BenchArgs, models: usize) -> Option<Vec<Case>> {
     let (batches, ubatches, threads) = (all(&args.batch_size), all(&args.ubatch_size), all(&args.threads));
     let (keys, values, depths) = (all(&args.cache_type_k), all(&args.cache_type_v), all(&args.n_depth));
+    let cards = all(&args.gpu_layers);
     let tests: Vec<(usize, usize)> = all(&args.n_prompt)
         .into_iter()
         .map(|n| (n, 0))
@@ -60,12 +64,15 @@ pub(super) fn cases(args: &BenchArgs, models: usize) -> Option<Vec<Case>> {
         .chain(args.prompt_gen.iter().copied())
         .filter(|&(prompt, generated)| prompt + generated > 0)
         .collect();
-    let sizes =
-        [models, batches.len(), ubatches.len(), keys.len(), values.len(), threads.len(), depths.len(), tests.len()];
-    let n = sizes.iter().try_fold(1usize, |n, &size| n.checked_mul(size)).filter(|&n| n <= MOST)?;
+    let lists = [cards.len(), batches.len(), ubatches.len(), keys.len(), values.len(), threads.len(), depths.len()];
+    let n = [models, tests.len()]
+        .iter()
+        .chain(&lists)
+        .try_fold(1usize, |n, &size| n.checked_mul(size))
+        .filter(|&n| n <= MOST)?;
 
     let mut list = Vec::with_capacity(n);
-    for model in 0..models {
+    for (model, &gpu_layers) in (0..models).flat_map(|model| cards.iter().map(move |card| (model, card))) {
         for &n_batch in &batches {
             for &n_ubatch in &ubatches {
                 for kv in pairs(&keys, &values) {
@@ -73,6 +80,7 @@ pub(super) fn cases(args: &BenchArgs, models: usize) -> Option<Vec<Case>> {
                         for &depth in &depths {
                             list.extend(tests.iter().map(|&(prompt, generated)| Case {
                                 model,
+                                gpu_layers,
                                 n_batch,
                                 n_ubatch: n_ubatch.min(n_batch),
                                 kv,
@@ -150,6 +158,15 @@ mod tests {
         assert!(list.iter().map(number).eq(0..256));
         let ubatches: Vec<_> = list.iter().step_by(32).take(4).map(|c| (c.n_batch, c.n_ubatch)).collect();
         assert_eq!(ubatches, [(64, 48), (64, 16), (32, 32), (32, 16)], "no more than a batch at once");
+    }
+
+    #[test]
+    fn layers_on_a_card_change_after_the_model() {
+        let list = sweep("bench m --gpu-layers 0,all --gpu-layers 7 -p 5 -n 6", 2).unwrap();
+        let found: Vec<_> = list.iter().map(|c| (c.model, c.gpu_layers, c.prompt)).collect();
+        let layers = [GpuLayers::Count(0), GpuLayers::All, GpuLayers::Count(7)];
+        let want: Vec<_> = (0..2).flat_map(|m| layers.into_iter().flat_map(move |l| [(m, l, 5), (m, l, 0)])).collect();
+        assert_eq!(found, want);
     }
 
     #[test]

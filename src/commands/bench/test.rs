@@ -6,7 +6,7 @@
 
 use super::sweep::Case;
 use crate::commands::interrupted;
-use crate::commands::offload_args::OffloadArgs;
+use crate::commands::offload_args::{CardArgs, OffloadArgs};
 use crate::engine::{EngineOptions, Error, Model, SeqId, Session};
 use crate::placement::Lane;
 use ostro_kernels::synthetic::Random;
@@ -47,7 +47,7 @@ pub(super) struct Bench<'a> {
     /// Is told what goes on.
     pub progress: &'a dyn Fn(&str),
     /// What a card does.
-    pub offload: &'a OffloadArgs,
+    pub card: &'a CardArgs,
 }
 
 /// What came out of a test.
@@ -82,7 +82,8 @@ impl Bench<'_> {
         let tokens: Vec<u32> = (0..case.context()).map(|_| (random.next() % n_vocab) as u32).collect();
         let (before, timed) = tokens.split_at(case.depth);
         let (prompt, generated) = timed.split_at(case.prompt);
-        let mut engine = self.offload.engine(model, &options, false)?;
+        let offload = OffloadArgs { gpu_layers: case.gpu_layers, card: self.card.clone() };
+        let mut engine = offload.engine(model, &options, false)?;
         let on_card = |l: &&crate::placement::Lanes| l.mixer == Lane::Gpu || l.ffn == Lane::Gpu;
         let card = (engine.placement().layers.iter().filter(on_card).count(), engine.card().to_owned());
         let mut session = Session::new(&mut engine, SeqId(0));
