@@ -125,11 +125,24 @@ fn the_engine_knows_no_architecture() {
         .filter(|name| name != "mod")
         .collect();
     assert!(names.iter().any(|n| n == "llama"), "{names:?}");
+    let names: Vec<String> = names.into_iter().chain(ostro::model::architectures().map(str::to_owned)).collect();
     let wrong = |_: &Path, line: &str| {
         let line = line.to_lowercase();
         names.iter().find(|name| line.contains(name.as_str())).map(|name| format!("names {name}"))
     };
     check("engine knows no architecture by name", lines(&rust_files("src/engine"), wrong));
+}
+
+/// What an architecture is stays data.
+#[test]
+fn an_architecture_is_a_short_file() {
+    let files = rust_files("src/model/arch");
+    let specs = files.iter().filter(|(path, _)| {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        name != "mod" && !name.ends_with("_hf")
+    });
+    let long: Vec<_> = specs.filter(|(_, text)| text.lines().count() > 100).map(|(path, _)| path).collect();
+    assert!(long.is_empty(), "more than 100 lines: {long:?}");
 }
 
 #[test]
