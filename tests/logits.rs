@@ -280,3 +280,39 @@ fn sequences_of_one_batch_do_not_see_each_other() {
     let long: Vec<_> = (0..33).map(|_| token(0, 0, false)).collect();
     assert!(engine.forward(&long).is_err());
 }
+
+/// Texts and what llama.cpp goes on with, token by token, for the files of F32: there rounding decides nothing.
+#[test]
+fn greedy_answers_are_llama_cpps() {
+    let mut failures = Vec::new();
+    for name in MODELS {
+        let Some(g) = golden(name) else { return };
+        let text = std::fs::read(g.folder.join("golden/text.json")).unwrap();
+        let text: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let ids = |value: &serde_json::Value| -> Vec<u32> {
+            value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+        };
+        let (_, path) = g.files.iter().find(|(quant, _)| quant == "F32").unwrap();
+        let gguf = Gguf::open(path).unwrap();
+        let model = Model::load(&gguf).unwrap();
+        let kv = KvTypes { k: KvType::F32, v: KvType::F32 };
+        let options = EngineOptions { n_ctx: 128, n_ubatch: 512, n_seqs: 1, threads: 2, kv, cpu: Cpu::detect() };
+        let mut engine = Engine::new(&model, &options);
+        let cases: Vec<_> = text["generate"].as_array().unwrap().iter().filter(|c| c["gguf"] == "F32").collect();
+        assert!(!cases.is_empty(), "{name}");
+        for case in cases {
+            let (mut next, wanted) = (ids(&case["prompt_ids"]), ids(&case["greedy_ids"]));
+            let mut session = Session::new(&mut engine, SeqId(0));
+            let mut found = Vec::new();
+            while found.len() < wanted.len() {
+                let best = common::argmax(session.feed(&next, |_| true).unwrap().unwrap()) as u32;
+                found.push(best);
+                next = vec![best];
+            }
+            if found != wanted {
+                failures.push(format!("{name}, {}: {found:?}, expected {wanted:?}", case["text"]));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
