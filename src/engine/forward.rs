@@ -2,9 +2,11 @@
 //! knows none of them.
 
 use super::batch::{BatchToken, Run};
+use super::devices::Devices;
 use super::ops::{At, Ops, Rows};
 use super::{Engine, Error, Inputs, Observer};
 use crate::model::{Activation, Ffn, Gated, Gqa, Layer, Mixer, Mla, Moe, Part, Residual, Shared};
+use crate::placement::Lane;
 
 impl Engine<'_> {
     /// Computes a batch of at most [`Engine::n_ubatch`] tokens, and gives the logits of those that want them, in the
@@ -38,7 +40,7 @@ impl Engine<'_> {
         &mut self,
         batch: &[BatchToken],
         exact: bool,
-        mut observer: Option<&mut dyn Observer>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<&[f32], Error> {
         self.plan_batch(batch)?;
         let Engine { model, devices, runs, wanted, lens, .. } = self;
@@ -49,73 +51,15 @@ impl Engine<'_> {
         let n_out = wanted.len();
 
         devices.begin(batch, exact)?;
-        let mut lane = devices.embed(batch, spec.tied_head)?;
-        let mut n = batch.len();
+        let lane = devices.embed(batch, spec.tied_head)?;
+        let mut step = Step { devices, observer, runs, wanted, dim, n: batch.len(), lane, exact };
         for (index, layer) in spec.layers.iter().enumerate() {
-            let mixer = devices.placement.layers[index].mixer;
-            // An exact batch is computed where its tokens alone would be.
-            let ffn = devices.ffn(index, if exact { 1 } else { n });
-            let parallel = layer.residual == Residual::Parallel;
-            macro_rules! half_on {
-                ($lane:expr) => {{
-                    let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
-                    HalfLayer { ops: devices.ops($lane), layer, index, dim, observer }
-                }};
-            }
-            devices.cross(lane, mixer, n * dim)?;
-            if parallel {
-                // Before the attention is queued, so that a card computes it while the CPU has the other part.
-                devices.cross(mixer, ffn, n * dim)?;
-            }
-            let mut half = half_on!(mixer);
-            half.norm(Part::AttnNorm, n)?;
-            half.mixer(runs, n)?;
-            // Only the tokens whose logits are wanted go through the end of the last layer.
-            if index + 1 == spec.layers.len() && n_out < n && half.observer.is_none() {
-                let (heads, _, v_dim) = layer.mixer.heads();
-                half.ops.keep(Rows::Att, heads * v_dim, wanted)?;
-                half.ops.keep(Rows::X, dim, wanted)?;
-                if parallel && ffn != mixer {
-                    devices.ops(ffn).keep(Rows::X, dim, wanted)?;
-                }
-                n = n_out;
-            }
-            if n == 0 {
+            step.layer(index, layer, index + 1 == spec.layers.len())?;
+            if step.n == 0 {
                 break;
             }
-            if parallel {
-                let mut half = half_on!(ffn);
-                half.norm(Part::AttnNorm, n)?;
-                half.ffn(n, true)?;
-                half.add_to_residual(Part::FfnPostNorm, n)?;
-                devices.cross(ffn, mixer, n * dim)?;
-                lane = mixer;
-            }
-            let mut half = half_on!(mixer);
-            half.mixer_out(n)?;
-            half.add_to_residual(Part::AttnPostNorm, n)?;
-            if !parallel {
-                devices.cross(mixer, ffn, n * dim)?;
-                // What every token goes through stays with the mixer: a card computes it while the CPU has the experts.
-                let apart = layer.ffn.shared().filter(|_| mixer != ffn);
-                if let Some((act, shared)) = apart {
-                    let mut half = half_on!(mixer);
-                    half.norm(Part::FfnNorm, n)?;
-                    half.ops.quantize(Some(index), Rows::H, &[Part::GateShared, Part::UpShared], n)?;
-                    half.shared(act, shared, n)?;
-                }
-                let mut half = half_on!(ffn);
-                half.norm(Part::FfnNorm, n)?;
-                half.ffn(n, apart.is_none())?;
-                half.add_to_residual(Part::FfnPostNorm, n)?;
-                lane = ffn;
-                if apart.is_some() {
-                    devices.cross(ffn, mixer, n * dim)?;
-                    devices.ops(mixer).add(Rows::X, Rows::Shared, n)?;
-                    lane = mixer;
-                }
-            }
         }
+        let Step { n, lane, observer, .. } = step;
         for run in runs.iter() {
             lens[run.seq.0] = run.pos + run.n;
         }
@@ -136,6 +80,112 @@ impl Engine<'_> {
             }
         }
         Ok(self.logits())
+    }
+}
+
+/// A batch on its way through the layers.
+struct Step<'s, 'o, 'm> {
+    devices: &'s mut Devices<'m>,
+    observer: Option<&'o mut dyn Observer>,
+    runs: &'s [Run],
+    /// The tokens whose logits are wanted.
+    wanted: &'s [usize],
+    dim: usize,
+    /// Tokens at hand.
+    n: usize,
+    /// The device that has the residual.
+    lane: Lane,
+    /// Each token's results have the bits that it would have alone.
+    exact: bool,
+}
+
+impl<'m> Step<'_, '_, 'm> {
+    /// Takes the batch through a layer.
+    fn layer(&mut self, index: usize, layer: &Layer, is_last: bool) -> Result<(), Error> {
+        let mixer = self.devices.placement.layers[index].mixer;
+        // An exact batch is computed where its tokens alone would be.
+        let ffn = self.devices.ffn(index, if self.exact { 1 } else { self.n });
+        let parallel = layer.residual == Residual::Parallel;
+        self.cross(mixer)?;
+        if parallel {
+            // Before the attention is queued, so that a card computes it while the CPU has the other part.
+            self.cross(ffn)?;
+        }
+        let (runs, n) = (self.runs, self.n);
+        let mut half = self.half(mixer, index, layer);
+        half.norm(Part::AttnNorm, n)?;
+        half.mixer(runs, n)?;
+        // Only the tokens whose logits are wanted go through the end of the last layer.
+        if is_last && self.wanted.len() < n && self.observer.is_none() {
+            let (heads, _, v_dim) = layer.mixer.heads();
+            self.devices.ops(mixer).keep(Rows::Att, heads * v_dim, self.wanted)?;
+            self.devices.ops(self.lane).keep(Rows::X, self.dim, self.wanted)?;
+            self.n = self.wanted.len();
+        }
+        match (self.n, parallel) {
+            (0, _) => Ok(()),
+            (_, true) => {
+                self.ffn_half(ffn, index, layer, Part::AttnNorm, true)?;
+                self.cross(mixer)?;
+                self.mixer_out(mixer, index, layer)
+            }
+            (_, false) => {
+                self.mixer_out(mixer, index, layer)?;
+                self.cross(ffn)?;
+                // What every token goes through stays with the mixer: a card computes it while the CPU has the experts.
+                let apart = layer.ffn.shared().filter(|_| mixer != ffn);
+                if let Some((act, shared)) = apart {
+                    let n = self.n;
+                    let mut half = self.half(mixer, index, layer);
+                    half.norm(Part::FfnNorm, n)?;
+                    half.ops.quantize(Some(index), Rows::H, &[Part::GateShared, Part::UpShared], n)?;
+                    half.shared(act, shared, n)?;
+                }
+                self.ffn_half(ffn, index, layer, Part::FfnNorm, apart.is_none())?;
+                if apart.is_some() {
+                    self.cross(mixer)?;
+                    self.devices.ops(mixer).add(Rows::X, Rows::Shared, self.n)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What attention gave, to the residual.
+    fn mixer_out(&mut self, lane: Lane, index: usize, layer: &Layer) -> Result<(), Error> {
+        let n = self.n;
+        let mut half = self.half(lane, index, layer);
+        half.mixer_out(n)?;
+        half.add_to_residual(Part::AttnPostNorm, n)
+    }
+
+    /// The residual, normalized, through the feed-forward part, to the residual.
+    fn ffn_half(
+        &mut self,
+        lane: Lane,
+        index: usize,
+        layer: &Layer,
+        norm: Part,
+        with_shared: bool,
+    ) -> Result<(), Error> {
+        let n = self.n;
+        let mut half = self.half(lane, index, layer);
+        half.norm(norm, n)?;
+        half.ffn(n, with_shared)?;
+        half.add_to_residual(Part::FfnPostNorm, n)
+    }
+
+    /// Half a layer on a device.
+    fn half<'h>(&'h mut self, lane: Lane, index: usize, layer: &'h Layer) -> HalfLayer<'h, 'm> {
+        let observer = self.observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+        HalfLayer { ops: self.devices.ops(lane), layer, index, dim: self.dim, observer }
+    }
+
+    /// Brings the residual to a device; the one that had it keeps a copy.
+    fn cross(&mut self, to: Lane) -> Result<(), Error> {
+        self.devices.cross(self.lane, to, self.n * self.dim)?;
+        self.lane = to;
+        Ok(())
     }
 }
 
