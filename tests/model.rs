@@ -1,8 +1,10 @@
 //! Specs of published models against their published sizes, from headers without data.
 
+use ostro::convert::{FileType, Request, from_gguf, plan};
 use ostro::engine::KvTypes;
 use ostro::gguf::{Array, Gguf, Layout, Metadata, NewTensor, Value, Writer};
 use ostro::model::{Account, Macs, Manifest, Mixer, ModelSpec, Role};
+use ostro::registry::Catalogue;
 use ostro_kernels::{DType, KvType};
 use std::path::Path;
 
@@ -153,6 +155,8 @@ type Tensors = Vec<(&'static str, Vec<u64>)>;
 /// A published model of another architecture.
 struct Published {
     name: &'static str,
+    /// Its name in models.toml.
+    alias: Option<&'static str>,
     arch: &'static str,
     dim: u64,
     layers: u64,
@@ -254,6 +258,7 @@ fn published() -> Vec<Published> {
     vec![
         Published {
             name: "Qwen2.5 72B",
+            alias: None,
             arch: "qwen2",
             dim: 8192,
             layers: 80,
@@ -270,6 +275,7 @@ fn published() -> Vec<Published> {
         },
         Published {
             name: "Command R+",
+            alias: Some("command-r-plus"),
             arch: "command-r",
             dim: 12288,
             layers: 64,
@@ -289,6 +295,7 @@ fn published() -> Vec<Published> {
         },
         Published {
             name: "DeepSeek V2",
+            alias: None,
             arch: "deepseek2",
             dim: 5120,
             layers: 60,
@@ -301,6 +308,7 @@ fn published() -> Vec<Published> {
         },
         Published {
             name: "DeepSeek V2 Lite",
+            alias: Some("deepseek-v2-lite"),
             arch: "deepseek2",
             dim: 2048,
             layers: 27,
@@ -313,6 +321,7 @@ fn published() -> Vec<Published> {
         },
         Published {
             name: "Qwen3 30B A3B",
+            alias: Some("qwen3-30b-a3b"),
             arch: "qwen3moe",
             dim: 2048,
             layers: 48,
@@ -326,7 +335,200 @@ fn published() -> Vec<Published> {
             parameters: 30_532_122_624,
             active: 3_353,
         },
+        Published {
+            name: "Qwen2.5 7B",
+            alias: Some("qwen2.5-7b"),
+            arch: "qwen2",
+            dim: 3584,
+            layers: 28,
+            vocab: 152_064,
+            own_head: true,
+            keys: [heads(28, 4), vec![rms(), ("feed_forward_length", u(18944))]].concat(),
+            layer: Box::new(move |_| {
+                let biases = vec![("attn_q.bias", vec![3584]), ("attn_k.bias", vec![512]), ("attn_v.bias", vec![512])];
+                [attention(3584, 3584, 512), biases, norm(3584), gated(3584, 18944, FFN)].concat()
+            }),
+            parameters: 7_615_616_512,
+            active: 7_616,
+        },
+        Published {
+            name: "Qwen3 8B",
+            alias: Some("qwen3-8b"),
+            arch: "qwen3",
+            dim: 4096,
+            layers: 36,
+            vocab: 151_936,
+            own_head: true,
+            keys: [heads(32, 8), vec![rms(), ("attention.key_length", u(128)), ("attention.value_length", u(128))]]
+                .concat(),
+            layer: Box::new(move |_| {
+                let norms = vec![("attn_q_norm.weight", vec![128]), ("attn_k_norm.weight", vec![128])];
+                [attention(4096, 4096, 1024), norms, norm(4096), gated(4096, 12288, FFN)].concat()
+            }),
+            parameters: 8_190_735_360,
+            active: 8_191,
+        },
+        Published {
+            name: "Qwen2 57B A14B",
+            alias: Some("qwen2-57b-a14b"),
+            arch: "qwen2moe",
+            dim: 3584,
+            layers: 28,
+            vocab: 151_936,
+            own_head: true,
+            keys: [
+                heads(28, 4),
+                vec![
+                    rms(),
+                    ("expert_count", u(64)),
+                    ("expert_used_count", u(8)),
+                    ("expert_feed_forward_length", u(2560)),
+                    ("expert_shared_feed_forward_length", u(20480)),
+                ],
+            ]
+            .concat(),
+            layer: Box::new(move |_| {
+                let biases = vec![("attn_q.bias", vec![3584]), ("attn_k.bias", vec![512]), ("attn_v.bias", vec![512])];
+                let shared = [vec![("ffn_gate_inp_shexp.weight", vec![3584])], gated(3584, 20480, SHARED)].concat();
+                [attention(3584, 3584, 512), biases, norm(3584), experts(3584, 2560, 64), shared].concat()
+            }),
+            parameters: 57_408_658_944, // by hand; published as 57.41 B, 14 B active
+            active: 14_249,
+        },
+        Published {
+            name: "Command R7B",
+            alias: Some("command-r7b"),
+            arch: "cohere2",
+            dim: 4096,
+            layers: 32,
+            vocab: 256_000,
+            own_head: false,
+            keys: [
+                heads(32, 8),
+                vec![
+                    ("attention.layer_norm_epsilon", Value::F32(1e-5)),
+                    ("attention.sliding_window", u(4096)),
+                    ("logit_scale", Value::F32(0.25)),
+                ],
+            ]
+            .concat(),
+            layer: Box::new(move |_| [attention(4096, 4096, 1024), gated(4096, 14336, FFN)].concat()),
+            parameters: 8_028_033_024,
+            active: 8_028,
+        },
+        Published {
+            name: "Phi 4",
+            alias: Some("phi-4"),
+            arch: "phi3",
+            dim: 5120,
+            layers: 40,
+            vocab: 100_352,
+            own_head: true,
+            keys: [heads(40, 10), vec![rms(), ("rope.dimension_count", u(128)), ("feed_forward_length", u(17920))]]
+                .concat(),
+            layer: Box::new(move |_| {
+                vec![
+                    ("attn_norm.weight", vec![5120]),
+                    ("attn_qkv.weight", vec![5120, 7680]),
+                    ("attn_output.weight", vec![5120, 5120]),
+                    ("ffn_norm.weight", vec![5120]),
+                    ("ffn_up.weight", vec![5120, 35840]),
+                    ("ffn_down.weight", vec![17920, 5120]),
+                ]
+            }),
+            parameters: 14_659_507_200,
+            active: 14_660,
+        },
+        Published {
+            name: "Gemma 2 9B",
+            alias: Some("gemma2-9b"),
+            arch: "gemma2",
+            dim: 3584,
+            layers: 42,
+            vocab: 256_000,
+            own_head: false,
+            keys: [
+                heads(16, 8),
+                vec![
+                    rms(),
+                    ("attention.key_length", u(256)),
+                    ("attention.value_length", u(256)),
+                    ("attention.sliding_window", u(4096)),
+                    ("attn_logit_softcapping", Value::F32(50.0)),
+                    ("final_logit_softcapping", Value::F32(30.0)),
+                ],
+            ]
+            .concat(),
+            layer: Box::new(move |_| {
+                let norms = vec![("post_attention_norm.weight", vec![3584]), ("post_ffw_norm.weight", vec![3584])];
+                [attention(3584, 4096, 2048), norms, norm(3584), gated(3584, 14336, FFN)].concat()
+            }),
+            parameters: 9_241_705_984,
+            active: 9_242,
+        },
     ]
+}
+
+/// [`write_model`] of a published model.
+fn write_published(path: &Path, p: &Published) {
+    let mut keys = p.keys.clone();
+    for (key, n) in [("block_count", p.layers), ("context_length", 4096), ("embedding_length", p.dim)] {
+        keys.push((key, Value::U32(n as u32)));
+    }
+    if !keys.iter().any(|(key, _)| *key == "feed_forward_length") {
+        // Told by the tensors of a dense layer; of no effect where all layers have experts.
+        let dense = (p.layer)(0).into_iter().find(|(name, _)| *name == "ffn_up.weight");
+        keys.push(("feed_forward_length", Value::U32(dense.map_or(6144, |(_, dims)| dims[1]) as u32)));
+    }
+    let tensor = |name: String, dims: Vec<u64>| NewTensor { name, dtype: DType::F32, dims };
+    let mut list = vec![
+        tensor("token_embd.weight".into(), vec![p.dim, p.vocab]),
+        tensor("output_norm.weight".into(), vec![p.dim]),
+    ];
+    if p.own_head {
+        list.push(tensor("output.weight".into(), vec![p.dim, p.vocab]));
+    }
+    for i in 0..p.layers {
+        list.extend((p.layer)(i).into_iter().map(|(name, dims)| tensor(format!("blk.{i}.{name}"), dims)));
+    }
+    write_model(path, p.arch, &keys, p.vocab, &list);
+}
+
+/// What models.toml tells of a file's size is what its shape has in Q4_K_M: exact sizes to the header, which is no
+/// greater than the vocabulary is, others to half a percent. Mixtral 8x7B's file is of 2023, with a mix of that day.
+#[test]
+fn the_catalogue_tells_true_sizes() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.gguf");
+    let dense = |hidden, vocab| Shape { layers: 32, dim: 4096, heads: 32, hidden, vocab, experts: 0, ..MIXTRAL_8X22B };
+    let llama =
+        [("mistral-7b", dense(14336, 32768)), ("llama3.1-8b", dense(14336, 128_256)), ("mixtral-8x22b", MIXTRAL_8X22B)];
+    let mut failures = Vec::new();
+    let mut compare = |alias: &str| {
+        let source = from_gguf::open(&path).unwrap();
+        let request = Request { file_type: FileType::parse("Q4_K_M"), ..Request::default() };
+        let plan = plan(&source, None, &request, &folder.path().join("out.gguf")).unwrap();
+        let tensors: u64 = plan.tensors.iter().map(|t| t.bytes).sum();
+        let entry = catalogue.get(alias).unwrap();
+        let told = entry.size().unwrap();
+        let slack = if entry.approx { (tensors as f64 * 0.995) as u64 } else { tensors };
+        let header = if entry.approx { tensors / 200 } else { 16 << 20 };
+        if entry.quant != "Q4_K_M" || !(slack..=tensors + header).contains(&told) {
+            failures.push(format!("{alias}: models.toml says {told}, the tensors have {tensors}"));
+        }
+    };
+    for (alias, shape) in llama {
+        write(&path, &shape, |_, _, _| DType::F32, true);
+        compare(alias);
+    }
+    for p in published() {
+        if let Some(alias) = p.alias {
+            write_published(&path, &p);
+            compare(alias);
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 /// The numbers of the model's cards and of the weights on the Hub; those that a token meets count the whole embedding.
@@ -336,27 +538,7 @@ fn parameters_of_the_other_families_are_the_published_ones() {
     let mut failures = Vec::new();
     for p in published() {
         let path = folder.path().join("x.gguf");
-        let mut keys = p.keys.clone();
-        for (key, n) in [("block_count", p.layers), ("context_length", 4096), ("embedding_length", p.dim)] {
-            keys.push((key, Value::U32(n as u32)));
-        }
-        if !keys.iter().any(|(key, _)| *key == "feed_forward_length") {
-            // Told by the tensors of a dense layer; of no effect where all layers have experts.
-            let dense = (p.layer)(0).into_iter().find(|(name, _)| *name == "ffn_up.weight");
-            keys.push(("feed_forward_length", Value::U32(dense.map_or(6144, |(_, dims)| dims[1]) as u32)));
-        }
-        let tensor = |name: String, dims: Vec<u64>| NewTensor { name, dtype: DType::F32, dims };
-        let mut list = vec![
-            tensor("token_embd.weight".into(), vec![p.dim, p.vocab]),
-            tensor("output_norm.weight".into(), vec![p.dim]),
-        ];
-        if p.own_head {
-            list.push(tensor("output.weight".into(), vec![p.dim, p.vocab]));
-        }
-        for i in 0..p.layers {
-            list.extend((p.layer)(i).into_iter().map(|(name, dims)| tensor(format!("blk.{i}.{name}"), dims)));
-        }
-        write_model(&path, p.arch, &keys, p.vocab, &list);
+        write_published(&path, &p);
         let gguf = Gguf::open(&path).unwrap();
         let (spec, unknown) = ModelSpec::from_gguf(&gguf).unwrap();
         assert_eq!(unknown, Vec::<String>::new(), "{}", p.name);
