@@ -199,12 +199,22 @@ fn without_a_card_that_serves_the_cpu_does_it_and_one_line_says_why() {
 }
 
 #[test]
+fn a_first_start_tells_what_it_waits_for() {
+    let Some(model) = model(MIXTRAL) else { return };
+    let Some(run) = ostro(&answer(&model, &["-ngl", "all"]), &[("COMPILE_MS", "2000")]) else { return };
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    assert_eq!(run.err.lines().filter(|l| l.contains("compiles the kernels")).count(), 1, "{}", run.err);
+    assert_eq!(run.out, on_cpu(&model).unwrap());
+}
+
+#[test]
 fn a_driver_that_is_lost_ends_the_run_with_an_error() {
     let Some(model) = model(MIXTRAL) else { return };
     // Beyond the quick check at start, within the answer.
     let Some(run) = ostro(&answer(&model, &["-ngl", "all"]), &[("LOSE_AFTER", "200")]) else { return };
     assert_eq!(run.code, Some(1), "{}", run.err);
-    assert!(run.err.starts_with("error: ") && run.err.contains("CUDA: ") && run.err.contains("-ngl 0"), "{}", run.err);
+    let error = run.err.lines().find(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("{}", run.err));
+    assert!(error.contains("CUDA: ") && run.err.contains("-ngl 0"), "{}", run.err);
 }
 
 #[test]

@@ -136,8 +136,9 @@ impl OffloadArgs {
         verbose: bool,
     ) -> anyhow::Result<Option<Engine<'m>>> {
         use ostro_kernels::cuda::{Gpu, NoGpu};
-        let gpu = match Gpu::open() {
-            Ok(gpu) => gpu,
+        let opened = while_waiting(COMPILING, || Gpu::open().map(|gpu| (quick_check(&gpu, model), gpu)));
+        let (checked, gpu) = match opened {
+            Ok(opened) => opened,
             Err(why) => {
                 // Most machines have none, and whoever did not speak of it knows.
                 if !matches!(why, NoGpu::NoDriver) || self.is_asked() || verbose {
@@ -147,7 +148,7 @@ impl OffloadArgs {
             }
         };
         let name = &gpu.info().name;
-        let wrong = match quick_check(&gpu, model) {
+        let wrong = match checked {
             Ok(None) => None,
             Ok(Some(wrong)) => Some(format!("{name} gives wrong results ({wrong})")),
             Err(e) => Some(format!("{name} fails ({e})")),
@@ -198,6 +199,27 @@ impl OffloadArgs {
         let sizes = Sizes::new(&model.spec, &model.manifest, &model.account.by_binding, &context);
         crate::placement::plan(&sizes, context.n_ctx, &machine, &self.request())
     }
+}
+
+/// What takes so long when a card is opened for the first time.
+#[cfg(feature = "cuda")]
+const COMPILING: &str = "the card's driver compiles the kernels; it keeps them for the next start";
+
+/// Does `work`, and tells what is waited for when it takes more than a few seconds.
+#[cfg(feature = "cuda")]
+fn while_waiting<T>(for_what: &str, work: impl FnOnce() -> T) -> T {
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    let (working, ended) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if ended.recv_timeout(std::time::Duration::from_secs(3)) == Err(RecvTimeoutError::Timeout) {
+                tell(for_what);
+            }
+        });
+        let result = work();
+        drop(working);
+        result
+    })
 }
 
 /// What the planner needs of the options.

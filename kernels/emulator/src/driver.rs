@@ -175,6 +175,7 @@ impl Driver {
             eprintln!("emulator: PTX: {what}");
             code::INVALID_PTX
         })?;
+        std::thread::sleep(std::time::Duration::from_millis(self.settings.compile_ms));
         // PTX 8.0 came with CUDA 12.0, 8.4 with 12.4, 9.0 with 13.0.
         let (major, minor) = (self.settings.driver / 1000, self.settings.driver % 1000 / 10);
         if module.version > (major - 4) * 10 + minor {

@@ -23,6 +23,8 @@ pub struct Settings {
     pub lose_after: Option<u64>,
     /// A kernel that is passed over, as if it did nothing: what a wrong result looks like.
     pub skip: Option<String>,
+    /// Milliseconds that a module takes to be compiled.
+    pub compile_ms: u64,
 }
 
 impl Default for Settings {
@@ -39,13 +41,14 @@ impl Default for Settings {
             threads: 1,
             lose_after: None,
             skip: None,
+            compile_ms: 0,
         }
     }
 }
 
 impl Settings {
     /// `MEMORY` in MiB, `CAPABILITY` as 8.9, `DRIVER` as 12000, `DEVICES`, `CHECK` of init and race, `STATS` a path,
-    /// `THREADS`, `LOSE_AFTER` a number of kernels, `SKIP` the name of a kernel.
+    /// `THREADS`, `LOSE_AFTER` a number of kernels, `SKIP` the name of a kernel, `COMPILE_MS`.
     ///
     /// # Errors
     /// A value that is none.
@@ -62,6 +65,7 @@ impl Settings {
         s.threads = number("THREADS")?.map_or(s.threads, |n| (n as usize).max(1));
         s.lose_after = number("LOSE_AFTER")?;
         s.skip = text("SKIP");
+        s.compile_ms = number("COMPILE_MS")?.unwrap_or(0);
         s.stats = text("STATS");
         if let Some(capability) = text("CAPABILITY") {
             let digits: String = capability.chars().filter(|c| *c != '.').collect();
