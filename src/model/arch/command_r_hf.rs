@@ -2,24 +2,17 @@
 
 use crate::model::Error;
 use crate::model::checkpoint::How::Same;
-use crate::model::checkpoint::{Checkpoint, Config, Keys, Name, Rotary, Vocabulary, architecture_keys, name};
+use crate::model::checkpoint::{Checkpoint, Config, Keys, Name, Rotary, Vocabulary, name};
 
 pub(super) const COHERE: Checkpoint = Checkpoint {
     classes: &["CohereForCausalLM"],
     arch: "command-r",
     complete: complete_cohere,
     names: NAMES,
-    others: &[],
-    cut_embedding: false,
-    cut_layers: false,
-    first_keys: |_, _, _| Ok(()),
-    architecture: architecture_keys,
     keys,
-    computed: |_, _| Ok(Vec::new()),
     tokenizers: &[Vocabulary::Bytes],
     pre: &["command-r"],
-    before_tokens: |_, _, _| Ok(()),
-    after_tokens: |_, _, _| Ok(()),
+    ..Checkpoint::PLAIN
 };
 
 pub(super) const COHERE2: Checkpoint =
@@ -70,14 +63,9 @@ fn complete_cohere2(c: &mut Config) -> Result<(), Error> {
     c.assume("rope_theta", 10000.0);
     c.assume("sliding_window", 4096);
     c.assume("rotary_pct", 1.0);
-    let head = head_dim(c)?;
+    let head = c.divided("hidden_size", "num_attention_heads")?;
     c.assume("head_dim", head);
     Ok(())
-}
-
-fn head_dim(c: &Config) -> Result<u32, Error> {
-    let (dim, heads) = (c.require_u32(&["hidden_size"])?, c.require_u32(&["num_attention_heads"])?);
-    dim.checked_div(heads).ok_or_else(|| c.bad("num_attention_heads", 0, "at least 1"))
 }
 
 fn keys(c: &Config, _: &Rotary, keys: &mut Keys) -> Result<(), Error> {
@@ -90,8 +78,8 @@ fn keys2(c: &Config, _: &Rotary, keys: &mut Keys) -> Result<(), Error> {
     keys.f32("logit_scale", c.f32(&["logit_scale"])?);
     keys.u32("attention.sliding_window", c.u32(&["sliding_window"])?);
     keys.u32("vocab_size", c.u32(&["vocab_size"])?);
-    let share = c.f64("rotary_pct")?.unwrap_or(1.0);
-    keys.u32("rope.dimension_count", Some((share * f64::from(head_dim(c)?)) as u32));
+    let (share, head) = (c.f64("rotary_pct")?.unwrap_or(1.0), c.divided("hidden_size", "num_attention_heads")?);
+    keys.u32("rope.dimension_count", Some((share * f64::from(head)) as u32));
     keys.str("rope.scaling.type", "none");
     Ok(())
 }

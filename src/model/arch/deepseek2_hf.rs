@@ -3,24 +3,18 @@
 use crate::gguf::Value;
 use crate::model::Error;
 use crate::model::checkpoint::How::{Expert, Experts, GateAndUp, KeysAndValues, Named, Same};
-use crate::model::checkpoint::{Checkpoint, Config, Keys, Name, Rotary, Vocabulary, architecture_keys, name};
+use crate::model::checkpoint::{Checkpoint, Config, Keys, Name, Rotary, Vocabulary, name};
 
 pub(super) const DEEPSEEK_V2: Checkpoint = Checkpoint {
     classes: &["DeepseekV2ForCausalLM"],
     arch: "deepseek2",
     complete: complete_2,
     names: NAMES,
-    others: &[],
-    cut_embedding: false,
     cut_layers: true,
-    first_keys: |_, _, _| Ok(()),
-    architecture: architecture_keys,
     keys,
-    computed: |_, _| Ok(Vec::new()),
     tokenizers: &[Vocabulary::Bytes],
     pre: &["deepseek-llm", "deepseek-v3", "deepseek-coder"],
-    before_tokens: |_, _, _| Ok(()),
-    after_tokens: |_, _, _| Ok(()),
+    ..Checkpoint::PLAIN
 };
 
 pub(super) const DEEPSEEK_V3: Checkpoint =

@@ -1,6 +1,6 @@
 //! Checkpoints that become `gemma2`.
 
-use super::gemma3_hf::GEMMA3;
+use super::gemma3_hf::{GEMMA3, complete_common};
 use crate::model::Error;
 use crate::model::checkpoint::{Checkpoint, Config, Keys, Rotary};
 
@@ -17,18 +17,10 @@ pub(super) const GEMMA2: Checkpoint = Checkpoint {
 
 fn complete(c: &mut Config) -> Result<(), Error> {
     c.assume("vocab_size", 256_000);
-    c.assume("hidden_size", 2304);
-    c.assume("intermediate_size", 9216);
-    c.assume("num_hidden_layers", 26);
-    c.assume("num_attention_heads", 8);
-    c.assume("num_key_value_heads", 4);
-    c.assume("head_dim", 256);
     c.assume("max_position_embeddings", 8192);
-    c.assume("rms_norm_eps", 1e-6);
     c.assume("attn_logit_softcapping", 50.0);
     c.assume("final_logit_softcapping", 30.0);
-    c.assume("sliding_window", 4096);
-    c.assume("tie_word_embeddings", true);
+    complete_common(c);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use crate::gguf::Value;
 use crate::model::Error;
 use crate::model::checkpoint::How::{AddOne, Same};
-use crate::model::checkpoint::{Checkpoint, Config, Keys, Name, Rotary, Vocabulary, architecture_keys, name};
+use crate::model::checkpoint::{Checkpoint, Config, Keys, Name, Rotary, Vocabulary, name};
 
 pub(super) const GEMMA3: Checkpoint = Checkpoint {
     classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
@@ -12,15 +12,10 @@ pub(super) const GEMMA3: Checkpoint = Checkpoint {
     names: NAMES,
     others: &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."],
     cut_embedding: true,
-    cut_layers: false,
-    first_keys: |_, _, _| Ok(()),
-    architecture: architecture_keys,
     keys,
-    computed: |_, _| Ok(Vec::new()),
     tokenizers: &[Vocabulary::Pieces],
-    pre: &[],
-    before_tokens: |_, _, _| Ok(()),
     after_tokens,
+    ..Checkpoint::PLAIN
 };
 
 /// Norms are stored as their distance from 1.
@@ -45,19 +40,24 @@ const NAMES: &[Name] = &[
 
 fn complete(c: &mut Config) -> Result<(), Error> {
     c.assume("vocab_size", 262_208);
+    c.assume("max_position_embeddings", 131_072);
+    c.assume("rope_theta", 1_000_000.0);
+    c.assume("rope_local_base_freq", 10_000.0);
+    complete_common(c);
+    Ok(())
+}
+
+/// What Gemma 2's code assumes too.
+pub(super) fn complete_common(c: &mut Config) {
     c.assume("hidden_size", 2304);
     c.assume("intermediate_size", 9216);
     c.assume("num_hidden_layers", 26);
     c.assume("num_attention_heads", 8);
     c.assume("num_key_value_heads", 4);
     c.assume("head_dim", 256);
-    c.assume("max_position_embeddings", 131_072);
     c.assume("rms_norm_eps", 1e-6);
-    c.assume("rope_theta", 1_000_000.0);
-    c.assume("rope_local_base_freq", 10_000.0);
     c.assume("sliding_window", 4096);
     c.assume("tie_word_embeddings", true);
-    Ok(())
 }
 
 fn keys(c: &Config, _: &Rotary, keys: &mut Keys) -> Result<(), Error> {

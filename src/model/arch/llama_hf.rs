@@ -6,26 +6,20 @@
 use crate::gguf::Value;
 use crate::model::Error;
 use crate::model::checkpoint::How::{Expert, Experts, GateAndUp, InterleaveKeys, InterleaveQueries, Same};
-use crate::model::checkpoint::{
-    Checkpoint, Computed, Config, Keys, Name, PARAMS, Rotary, Vocabulary, architecture_keys, name,
-};
+use crate::model::checkpoint::{Checkpoint, Computed, Config, Keys, Name, PARAMS, Rotary, Vocabulary, name};
 
 pub(super) const LLAMA: Checkpoint = Checkpoint {
     classes: &["LlamaForCausalLM"],
     arch: "llama",
     complete: complete_llama,
     names: NAMES,
-    others: &[],
-    cut_embedding: false,
-    cut_layers: false,
-    first_keys: |_, _, _| Ok(()),
-    architecture: architecture_keys,
     keys,
     computed: rope_factors,
     tokenizers: &[Vocabulary::Pieces, Vocabulary::Fallback, Vocabulary::Bytes],
     pre: &["llama-bpe", "smaug-bpe", "smollm", "tekken"],
     before_tokens,
     after_tokens,
+    ..Checkpoint::PLAIN
 };
 
 pub(super) const MISTRAL: Checkpoint =
@@ -101,7 +95,7 @@ fn complete_llama(c: &mut Config) -> Result<(), Error> {
     c.assume("max_position_embeddings", 2048);
     c.assume("rope_theta", 10000.0);
     complete_common(c, 11008, 1e-6)?;
-    head_dim(c, "hidden_size", "num_attention_heads")
+    head_dim(c)
 }
 
 fn complete_mistral(c: &mut Config) -> Result<(), Error> {
@@ -110,7 +104,7 @@ fn complete_mistral(c: &mut Config) -> Result<(), Error> {
     c.assume("max_position_embeddings", 131_072);
     c.assume("rope_theta", 10000.0);
     complete_common(c, 14336, 1e-6)?;
-    head_dim(c, "hidden_size", "num_attention_heads")
+    head_dim(c)
 }
 
 /// The only one of the three that leaves `head_dim` open.
@@ -133,15 +127,10 @@ fn complete_common(c: &mut Config, hidden: u32, eps: f64) -> Result<(), Error> {
     Ok(())
 }
 
-fn head_dim(c: &mut Config, width: &str, heads: &str) -> Result<(), Error> {
-    let dim = divided(c, width, heads)?;
+fn head_dim(c: &mut Config) -> Result<(), Error> {
+    let dim = c.divided("hidden_size", "num_attention_heads")?;
     c.assume("head_dim", dim);
     Ok(())
-}
-
-fn divided(c: &Config, width: &str, heads: &str) -> Result<u32, Error> {
-    let (width, n) = (c.require_u32(&[width])?, c.require_u32(&[heads])?);
-    width.checked_div(n).ok_or_else(|| c.bad(heads, 0, "at least 1"))
 }
 
 /// Mistral's params.json: experts stand in an object of their own, and its code knows the base of the angles.
@@ -187,8 +176,8 @@ fn native_keys(c: &Config, _: &Rotary, keys: &mut Keys) -> Result<(), Error> {
 fn rotated(c: &Config) -> Result<u32, Error> {
     match c.u32(&["head_dim"])? {
         Some(dim) => Ok(dim),
-        None if c.get("dim").is_some() => divided(c, "dim", "n_heads"),
-        None => divided(c, "hidden_size", "num_attention_heads"),
+        None if c.get("dim").is_some() => c.divided("dim", "n_heads"),
+        None => c.divided("hidden_size", "num_attention_heads"),
     }
 }
 

@@ -9,17 +9,13 @@ pub(super) const PHI3: Checkpoint = Checkpoint {
     arch: "phi3",
     complete,
     names: NAMES,
-    others: &[],
-    cut_embedding: false,
-    cut_layers: false,
     first_keys,
     architecture,
     keys,
     computed: factors,
     tokenizers: &[Vocabulary::PlainPieces, Vocabulary::Bytes],
     pre: &["gpt-4o", "dbrx", "gpt-2"],
-    before_tokens: |_, _, _| Ok(()),
-    after_tokens: |_, _, _| Ok(()),
+    ..Checkpoint::PLAIN
 };
 
 const NAMES: &[Name] = &[

@@ -2,24 +2,16 @@
 
 use crate::model::Error;
 use crate::model::checkpoint::How::{Expert, Experts, GateAndUp, Same};
-use crate::model::checkpoint::{Checkpoint, Config, Keys, Name, Rotary, Vocabulary, architecture_keys, name};
+use crate::model::checkpoint::{Checkpoint, Config, Keys, Name, Rotary, Vocabulary, name};
 
 pub(super) const QWEN2: Checkpoint = Checkpoint {
     classes: &["Qwen2ForCausalLM"],
     arch: "qwen2",
     complete: |c| complete(c, [4096, 22016, 32, 32, 32]),
     names: NAMES,
-    others: &[],
-    cut_embedding: false,
-    cut_layers: false,
-    first_keys: |_, _, _| Ok(()),
-    architecture: architecture_keys,
-    keys: |_, _, _| Ok(()),
-    computed: |_, _| Ok(Vec::new()),
     tokenizers: &[Vocabulary::Pieces, Vocabulary::Bytes],
     pre: &["qwen2"],
-    before_tokens: |_, _, _| Ok(()),
-    after_tokens: |_, _, _| Ok(()),
+    ..Checkpoint::PLAIN
 };
 
 pub(super) const QWEN2_MOE: Checkpoint = Checkpoint {

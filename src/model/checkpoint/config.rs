@@ -100,6 +100,12 @@ impl Config {
         self.u32(keys)?.ok_or_else(|| self.bad(keys[0], "nothing", "an integer"))
     }
 
+    /// A required number over another: the elements of a head, of those of all heads.
+    pub fn divided(&self, width: &str, heads: &str) -> Result<u32, Error> {
+        let (width, n) = (self.require_u32(&[width])?, self.require_u32(&[heads])?);
+        width.checked_div(n).ok_or_else(|| self.bad(heads, 0, "at least 1"))
+    }
+
     /// An error about the value of a key.
     pub fn bad(&self, key: &str, found: impl ToString, expected: impl ToString) -> Error {
         Error::Config {

@@ -126,6 +126,25 @@ pub struct Place {
 }
 
 impl Checkpoint {
+    /// What most kinds have; a kind says the rest.
+    pub const PLAIN: Checkpoint = Checkpoint {
+        classes: &[],
+        arch: "",
+        complete: |_| Ok(()),
+        names: &[],
+        others: &[],
+        cut_embedding: false,
+        cut_layers: false,
+        first_keys: |_, _, _| Ok(()),
+        architecture: architecture_keys,
+        keys: |_, _, _| Ok(()),
+        computed: |_, _| Ok(Vec::new()),
+        tokenizers: &[],
+        pre: &[],
+        before_tokens: |_, _, _| Ok(()),
+        after_tokens: |_, _, _| Ok(()),
+    };
+
     /// The kind that a class of transformers has, or [`PARAMS`].
     pub fn of(class: &str) -> Option<&'static Checkpoint> {
         super::arch::CHECKPOINTS.iter().copied().find(|c| c.classes.contains(&class))
