@@ -75,12 +75,23 @@ impl Terminal {
         self.until_last(">>>");
     }
 
+    /// Types a line, sees it on the screen, and says it.
+    fn ask(&self, line: &str) {
+        self.keys(&["-l", line]);
+        self.until(&format!("{line:?} to be typed"), |s| s.ends_with(line));
+        self.keys(&["Enter"]);
+    }
+
     /// Says a line and waits for the next prompt.
     fn say(&self, line: &str) -> String {
-        self.keys(&["-l", line]);
-        self.keys(&["Enter"]);
-        std::thread::sleep(Duration::from_millis(100));
+        self.ask(line);
         self.until_last(">>>")
+    }
+
+    /// Waits until the answer to what was said last, which ends in `line`, has words of its own.
+    fn until_words(&self, line: &str) -> String {
+        let words = |s: &str| s.lines().rev().take_while(|l| !l.ends_with(line)).any(|l| l.len() > 10);
+        self.until("the first words", |s| s.contains(line) && words(s))
     }
 
     fn leave(&self) {
@@ -133,8 +144,7 @@ fn control_c_at_the_prompt_clears_it_and_leaves_the_second_time() {
 fn several_lines_are_one_message() {
     let Some(t) = small() else { return };
     t.chat("m --temp 0 -n 4");
-    t.keys(&["-l", "\"\"\"first"]);
-    t.keys(&["Enter"]);
+    t.ask("\"\"\"first");
     t.say("second\"\"\"");
     t.keys(&["-l", "third"]);
     t.keys(&["M-Enter"]);
@@ -158,6 +168,7 @@ fn the_last_message_can_be_changed() {
     t.keys(&["C-a"]);
     t.keys(&["-l", "right"]);
     t.keys(&["C-k"]);
+    t.until_last(">>> right");
     t.say(" words");
     let screen = t.say("/show messages");
     assert!(screen.contains("user: right words") && !screen.contains("user: wrong words"), "{screen}");
@@ -222,10 +233,9 @@ fn real() -> Option<(Terminal, String)> {
 fn an_answer_streams_and_can_be_stopped_and_what_was_said_stays() {
     let Some((t, model)) = real() else { return };
     t.chat(&format!("{model} --temp 0"));
-    t.keys(&["-l", "Tell me a very long story about a king."]);
-    t.keys(&["Enter"]);
+    t.ask("Tell me a very long story about a king.");
     // It comes word by word: the screen is seen to grow.
-    let early = t.until("the first words", |s| s.len() > 140);
+    let early = t.until_words("about a king.");
     t.until("more words", |s| s.len() > early.len() + 40);
     t.keys(&["C-c"]);
     let screen = t.until_last(">>>");
@@ -235,9 +245,8 @@ fn an_answer_streams_and_can_be_stopped_and_what_was_said_stays() {
     let screen = t.say("/tokens");
     assert!(screen.contains("3 messages") || screen.contains("2 messages"), "{screen}");
     // And the talk goes on.
-    t.keys(&["-l", "Thank you."]);
-    t.keys(&["Enter"]);
-    t.until("an answer", |s| s.lines().rev().take_while(|l| !l.contains("Thank you")).any(|l| l.len() > 10));
+    t.ask("Thank you.");
+    t.until_words("Thank you.");
     t.keys(&["C-c"]);
     t.until_last(">>>");
     t.leave();
@@ -247,9 +256,8 @@ fn an_answer_streams_and_can_be_stopped_and_what_was_said_stays() {
 fn control_c_in_an_answer_and_once_more_leaves() {
     let Some((t, model)) = real() else { return };
     t.chat(&format!("{model} --temp 0"));
-    t.keys(&["-l", "Tell me a very long story about a king."]);
-    t.keys(&["Enter"]);
-    t.until("the first words", |s| s.len() > 140);
+    t.ask("Tell me a very long story about a king.");
+    t.until_words("about a king.");
     t.keys(&["C-c"]);
     t.until_last(">>>");
     t.keys(&["C-c"]);
@@ -264,7 +272,7 @@ fn a_window_may_change_its_size() {
     t.tmux(&["resize-window", "-x", "40", "-y", "15"]);
     t.until("the line wrapped", |s| s.lines().any(|l| l.contains("year as well")));
     t.keys(&["Enter"]);
-    t.until("the first words", |s| s.lines().last().is_some_and(|l| !l.contains("well.")));
+    t.until_words("well.");
     t.tmux(&["resize-window", "-x", "100", "-y", "30"]);
     t.until_last(">>>");
     let screen = t.say("/stats");
