@@ -1,5 +1,7 @@
 //! One task: some rows of one matrix times some columns, by the kernel that serves them.
 
+use std::ops::Range;
+
 use crate::acts::{ActKind, Acts};
 use crate::buf::Buf;
 use crate::cpu::kernels::{Columns, FEW, Gemm, Gemv, Kernels, PANEL_ROWS, Panel, Rows, Span, TASK_ROWS};
@@ -14,6 +16,8 @@ const BLOCK_COLUMNS: usize = 512;
 const MAX_CHUNK: usize = 512;
 /// Weights of a task of one column at most: two megabytes at four bits.
 const STREAM_WEIGHTS: usize = 1 << 22;
+/// Weights of a task of one column at least, unless the matrix has less.
+const LEAST_WEIGHTS: usize = 1 << 18;
 /// Weights of a task of several columns that are computed as each alone: a hundred kilobytes or two at four to eight bits.
 const CACHED_WEIGHTS: usize = 1 << 18;
 /// Columns that are multiplied between two requests for memory: a multiple of the width of every tile.
@@ -67,28 +71,41 @@ pub(super) struct Call<'c, 'a> {
     pub part: &'c (dyn Fn(usize) -> Part<'a> + Sync),
 }
 
-/// How a part is cut into tasks.
-#[derive(Clone, Copy)]
+/// How a part is cut into tasks: long ones first, then short ones, of rows; and all of these again for each block of columns.
+#[derive(Clone, Copy, Debug)]
 struct Cut {
     rows: usize,
     columns: usize,
+    /// Rows of a long task.
     row_step: usize,
+    /// Long tasks.
+    long: usize,
+    /// Rows of a short task.
+    short_step: usize,
     column_step: usize,
 }
 
 impl Cut {
     fn new(rows: usize, columns: usize, k: usize, threads: usize, exact: bool) -> Cut {
+        if columns == 0 {
+            // Most experts of a step: nothing to divide.
+            return Cut { rows: 0, columns: 0, row_step: 1, long: 0, short_step: 1, column_step: 1 };
+        }
+        let even = |row_step, column_step| Cut { rows, columns, row_step, long: 0, short_step: row_step, column_step };
         if exact && columns > 1 {
             // Few enough rows to stay in the cache for all columns.
             let row_step = (CACHED_WEIGHTS / k.max(1)).min(rows / (threads * 4)).next_multiple_of(8).max(8);
-            return Cut { rows, columns, row_step, column_step: columns };
+            return even(row_step, columns);
         }
         if columns < GEMM_COLUMNS {
             // Several tasks a thread, so that one that was held up does not keep the others waiting; few and long
             // ones, as a task waits for what it reads first, and asks in vain at its end (tasks an eighth as long: a
-            // tenth slower on two Zen 5 cores).
+            // tenth slower on two Zen 5 cores). Only the last ones are short, since the others wait for the very last
+            // (Mistral 7B's shapes on two noisy Zen 3 cores: medians of 7 and 8 % faster, and nothing lost by small ones).
             let row_step = (rows / (threads * 4)).min(STREAM_WEIGHTS / k.max(1)).next_multiple_of(8).max(8);
-            return Cut { rows, columns, row_step, column_step: columns.max(1) };
+            let short_step = (row_step / 4).max(LEAST_WEIGHTS / k.max(1)).next_multiple_of(8).min(row_step);
+            let long = (rows / row_step).saturating_sub(threads);
+            return Cut { rows, columns, row_step, long, short_step, column_step: columns };
         }
         let panels = rows.div_ceil(PANEL_ROWS);
         let mut column_step = columns.min(BLOCK_COLUMNS);
@@ -96,16 +113,24 @@ impl Cut {
             column_step = column_step.div_ceil(2);
         }
         let tasks = panels * columns.div_ceil(column_step);
-        let row_step = PANEL_ROWS * (tasks / (threads * 4)).clamp(1, TASK_ROWS / PANEL_ROWS);
-        Cut { rows, columns, row_step, column_step }
+        even(PANEL_ROWS * (tasks / (threads * 4)).clamp(1, TASK_ROWS / PANEL_ROWS), column_step)
     }
 
     fn row_tasks(&self) -> usize {
-        self.rows.div_ceil(self.row_step)
+        self.long + (self.rows - self.long * self.row_step).div_ceil(self.short_step)
     }
 
     fn tasks(&self) -> usize {
         self.row_tasks() * self.columns.div_ceil(self.column_step)
+    }
+
+    /// Rows and columns of a task.
+    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let (row, column) = (task % self.row_tasks(), task / self.row_tasks() * self.column_step);
+        let short = row.saturating_sub(self.long);
+        let first = (row - short) * self.row_step + short * self.short_step;
+        let step = if row < self.long { self.row_step } else { self.short_step };
+        (first..self.rows.min(first + step), column..self.columns.min(column + self.column_step))
     }
 }
 
@@ -138,9 +163,9 @@ impl<'a> Call<'_, 'a> {
             part += 1;
         };
         let part = (self.part)(part);
-        let (row, column) = (task % cut.row_tasks() * cut.row_step, task / cut.row_tasks() * cut.column_step);
-        let (rows, columns) = (cut.row_step.min(cut.rows - row), cut.column_step.min(cut.columns - column));
-        let columns = part.columns.slice(column, columns);
+        let (rows, columns) = cut.task(task);
+        let (row, column) = (rows.start, columns.start);
+        let (rows, columns) = (rows.len(), part.columns.slice(column, columns.len()));
         let Scratch { sums, up, .. } = scratch;
         let (mut sums, mut ups) = (std::mem::replace(sums, Buf::new()), std::mem::replace(up, Buf::new()));
         // Chosen by the part, not by the task, so that the number of threads does not decide which kernel runs.
@@ -334,5 +359,34 @@ impl<'a> Call<'_, 'a> {
             }
         }
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever is cut: each row of each column is in one task, and no task is larger than the scratch that is reserved for it.
+    #[test]
+    fn the_tasks_of_a_part_are_all_of_it_once() {
+        let mut short = 0;
+        for (rows, k) in [(0, 64), (1, 64), (7, 32), (77, 512), (576, 576), (1024, 4096), (4096, 14336), (9001, 4096)] {
+            for (columns, exact) in [(0, false), (1, false), (1, true), (2, true), (2, false), (600, false)] {
+                for threads in [1, 2, 3, 16] {
+                    let cut = Cut::new(rows, columns, k, threads, exact);
+                    let mut seen = vec![0; rows * columns];
+                    for task in 0..cut.tasks() {
+                        let (rows, columns) = cut.task(task);
+                        assert!(rows.len() <= cut.row_step && columns.len() <= cut.column_step, "{cut:?}: {task}");
+                        for column in columns {
+                            seen[column * cut.rows..][rows.clone()].iter_mut().for_each(|n| *n += 1);
+                        }
+                    }
+                    assert!(seen.iter().all(|&n| n == 1), "{cut:?}");
+                    short += usize::from(cut.short_step < cut.row_step);
+                }
+            }
+        }
+        assert!(short > 0, "no part was large enough to end in short tasks");
     }
 }
