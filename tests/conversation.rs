@@ -129,14 +129,13 @@ fn guesses_change_no_token() {
 /// What the schema below says, once more as types.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "what some fields hold is checked by their types")]
 struct Pet {
     name: String,
     age: u8,
-    #[serde(rename = "kind")]
-    _kind: Kind,
+    kind: Kind,
     tags: Vec<String>,
-    #[serde(rename = "home")]
-    _home: Home,
+    home: Home,
 }
 
 #[derive(serde::Deserialize)]
@@ -149,9 +148,9 @@ enum Kind {
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "as above")]
 struct Home {
-    #[serde(rename = "own")]
-    _own: bool,
+    own: bool,
 }
 
 impl Pet {

@@ -16,7 +16,7 @@ const BLOCK_COLUMNS: usize = 512;
 const MAX_CHUNK: usize = 512;
 /// Weights of a task of one column at most: two megabytes at four bits.
 const STREAM_WEIGHTS: usize = 1 << 22;
-/// Weights of a task of one column at least, unless the matrix has less.
+/// Weights of a short task of one column at least, unless the long ones have less.
 const LEAST_WEIGHTS: usize = 1 << 18;
 /// Weights of a task of several columns that are computed as each alone: a hundred kilobytes or two at four to eight bits.
 const CACHED_WEIGHTS: usize = 1 << 18;
@@ -78,8 +78,8 @@ struct Cut {
     columns: usize,
     /// Rows of a long task.
     row_step: usize,
-    /// Long tasks.
-    long: usize,
+    /// How many long tasks there are: none where all are alike.
+    n_long: usize,
     /// Rows of a short task.
     short_step: usize,
     column_step: usize,
@@ -89,9 +89,10 @@ impl Cut {
     fn new(rows: usize, columns: usize, k: usize, threads: usize, exact: bool) -> Cut {
         if columns == 0 {
             // Most experts of a step: nothing to divide.
-            return Cut { rows: 0, columns: 0, row_step: 1, long: 0, short_step: 1, column_step: 1 };
+            return Cut { rows: 0, columns: 0, row_step: 1, n_long: 0, short_step: 1, column_step: 1 };
         }
-        let even = |row_step, column_step| Cut { rows, columns, row_step, long: 0, short_step: row_step, column_step };
+        let even =
+            |row_step, column_step| Cut { rows, columns, row_step, n_long: 0, short_step: row_step, column_step };
         if exact && columns > 1 {
             // Few enough rows to stay in the cache for all columns.
             let row_step = (CACHED_WEIGHTS / k.max(1)).min(rows / (threads * 4)).next_multiple_of(8).max(8);
@@ -104,8 +105,8 @@ impl Cut {
             // (Mistral 7B's shapes on two noisy Zen 3 cores: medians of 7 and 8 % faster, and nothing lost by small ones).
             let row_step = (rows / (threads * 4)).min(STREAM_WEIGHTS / k.max(1)).next_multiple_of(8).max(8);
             let short_step = (row_step / 4).max(LEAST_WEIGHTS / k.max(1)).next_multiple_of(8).min(row_step);
-            let long = (rows / row_step).saturating_sub(threads);
-            return Cut { rows, columns, row_step, long, short_step, column_step: columns };
+            let n_long = (rows / row_step).saturating_sub(threads);
+            return Cut { rows, columns, row_step, n_long, short_step, column_step: columns };
         }
         let panels = rows.div_ceil(PANEL_ROWS);
         let mut column_step = columns.min(BLOCK_COLUMNS);
@@ -117,7 +118,7 @@ impl Cut {
     }
 
     fn row_tasks(&self) -> usize {
-        self.long + (self.rows - self.long * self.row_step).div_ceil(self.short_step)
+        self.n_long + (self.rows - self.n_long * self.row_step).div_ceil(self.short_step)
     }
 
     fn tasks(&self) -> usize {
@@ -127,9 +128,9 @@ impl Cut {
     /// Rows and columns of a task.
     fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let (row, column) = (task % self.row_tasks(), task / self.row_tasks() * self.column_step);
-        let short = row.saturating_sub(self.long);
+        let short = row.saturating_sub(self.n_long);
         let first = (row - short) * self.row_step + short * self.short_step;
-        let step = if row < self.long { self.row_step } else { self.short_step };
+        let step = if row < self.n_long { self.row_step } else { self.short_step };
         (first..self.rows.min(first + step), column..self.columns.min(column + self.column_step))
     }
 }
