@@ -16,12 +16,22 @@ pub(crate) trait Lanes: 'static {
     type F: Copy;
     /// Lanes, which is rows of a panel.
     const N: usize;
+    /// Bytes that a weight takes in a panel.
+    const WEIGHT_BYTES: usize = 1;
+    /// Whether the tiles take the integer scales of sub-blocks as integers, and offsets through them.
+    const INTEGER_SCALES: bool = false;
 
     /// Bytes `at..at + 16` of every row: four bytes of each row in each of the four registers.
     unsafe fn gather16(rows: &RowPtrs, at: usize) -> [Self::V; 4];
     /// Bytes `at..at + 4` of every row.
     unsafe fn gather4(rows: &RowPtrs, at: usize) -> Self::V;
     unsafe fn store(to: *mut u8, v: Self::V);
+    /// Stores four weights of each row, which take [`Lanes::WEIGHT_BYTES`] times the room of a register.
+    #[inline(always)]
+    unsafe fn store_weights(to: *mut u8, v: Self::V) {
+        // SAFETY: promised by the caller.
+        unsafe { Self::store(to, v) }
+    }
     unsafe fn store_floats(to: *mut f32, f: Self::F);
     unsafe fn splat(x: u32) -> Self::V;
     unsafe fn and(a: Self::V, b: Self::V) -> Self::V;
@@ -41,6 +51,18 @@ pub(crate) trait Lanes: 'static {
     unsafe fn f16(v: Self::V) -> Self::F;
     /// Integers to floats.
     unsafe fn to_float(v: Self::V) -> Self::F;
+    /// The low 16 bits of the lanes of `a`, and above them those of `b`.
+    #[inline(always)]
+    unsafe fn pair(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: promised by the caller.
+        unsafe { Self::or(Self::and(a, Self::splat(0xffff)), Self::shl(b, 16)) }
+    }
+    /// The integer scales of a sub-block, as the tiles of this set read them: floats, or the same 16 bits twice.
+    #[inline(always)]
+    unsafe fn scale(v: Self::V) -> Self::F {
+        // SAFETY: promised by the caller.
+        unsafe { Self::to_float(v) }
+    }
     /// The bits as floats.
     unsafe fn as_float(v: Self::V) -> Self::F;
     /// Bytes `q` that stand for `q - offset`, in the form that the dot products of this set take.

@@ -56,7 +56,7 @@ impl Target {
     #[inline(always)]
     unsafe fn q<L: Lanes>(&self, k4: usize, v: L::V) {
         // SAFETY: promised by the caller of `unpack`.
-        unsafe { L::store(self.q.add(k4 * 4 * L::N), v) }
+        unsafe { L::store_weights(self.q.add(k4 * 4 * L::N * L::WEIGHT_BYTES), v) }
     }
 
     #[inline(always)]
@@ -78,18 +78,32 @@ impl Target {
         unsafe { L::store_floats(self.d, f) }
     }
 
-    /// The minimums of sub-blocks `2 * pair` and `2 * pair + 1`, as two 16-bit integers.
+    /// The minimums of sub-blocks `2 * pair` and `2 * pair + 1`.
     #[inline(always)]
-    unsafe fn mins<L: Lanes>(&self, pair: usize, v: L::V) {
+    unsafe fn mins<L: Lanes>(&self, pair: usize, [a, b]: [L::V; 2]) {
         // SAFETY: promised by the caller of `unpack`.
-        unsafe { L::store(self.mins.add(pair * L::N).cast(), v) }
+        unsafe { L::store(self.mins.add(pair * L::N).cast(), L::pair(a, b)) }
+    }
+
+    /// The integer scales of sub-blocks `2 * pair` and `2 * pair + 1` of a format with an offset: with integer scales
+    /// its minimums are the offset times these.
+    #[inline(always)]
+    unsafe fn centred_scales<L: Lanes>(&self, pair: usize, scales: [L::V; 2]) {
+        // SAFETY: promised by the caller of `unpack`.
+        unsafe {
+            self.scale::<L>(2 * pair, L::scale(scales[0]));
+            self.scale::<L>(2 * pair + 1, L::scale(scales[1]));
+            if L::INTEGER_SCALES {
+                self.mins::<L>(pair, scales);
+            }
+        }
     }
 }
 
 /// The `p`-th register's worth of rows of a panel, as a tile reads it.
 #[derive(Clone, Copy)]
 pub(crate) struct Source {
-    /// `[len/4][N][4]`.
+    /// `[len/4][N][4]`; where a weight takes two bytes `[len/4][2][N][4]`.
     pub q: *const u8,
     /// `[len/SUB][N]`.
     pub scale: *const f32,
@@ -102,10 +116,10 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// From block number `block` of 256 on, with `n` rows to a register and sub-blocks of `sub`.
+    /// From block number `block` of 256 on, with sub-blocks of `sub`.
     #[inline(always)]
-    pub(crate) fn block(self, block: usize, n: usize, sub: usize) -> Source {
-        let [q, scale, min, mins] = sizes(256 * block, sub, 256, n);
+    pub(crate) fn block<L: Lanes>(self, block: usize, sub: usize) -> Source {
+        let [q, scale, min, mins] = sizes::<L>(256 * block, sub, 256);
         Source {
             q: self.q.wrapping_add(q),
             scale: self.scale.wrapping_add(scale),
@@ -117,15 +131,15 @@ impl Source {
 }
 
 /// Sizes of one register's worth of rows: of `q`, `scale`, `min` (and `d`), `mins`.
-const fn sizes(len: usize, sub: usize, block: usize, n: usize) -> [usize; 4] {
-    [len * n, len / sub * n, len / block * n, len / sub / 2 * n]
+const fn sizes<L: Lanes>(len: usize, sub: usize, block: usize) -> [usize; 4] {
+    [len * L::N * L::WEIGHT_BYTES, len / sub * L::N, len / block * L::N, len / sub / 2 * L::N]
 }
 
 /// The parts of the panel that hold rows `p * N..(p + 1) * N`, after [`pack`] of `len` weights with sub-blocks of `sub`
 /// in blocks of `block`.
 #[inline(always)]
 pub(crate) fn source<L: Lanes>(panel: &Panel, len: usize, sub: usize, block: usize, p: usize) -> Source {
-    let [q, scale, min, mins] = sizes(len, sub, block, L::N);
+    let [q, scale, min, mins] = sizes::<L>(len, sub, block);
     debug_assert!(panel.q.len() >= (p + 1) * q);
     Source {
         q: panel.q.as_ptr().wrapping_add(p * q),
@@ -146,7 +160,7 @@ pub(crate) unsafe fn pack<F: Format, L: Lanes>(rows: Rows<'_>, span: Span, panel
     let registers = rows.len().div_ceil(L::N);
     assert!(span.k.is_multiple_of(elems) && span.len.is_multiple_of(elems));
     assert!((span.k + span.len) / elems * bytes <= rows.row_bytes());
-    let [q, scale, min, mins] = sizes(span.len, F::SUB, elems, L::N);
+    let [q, scale, min, mins] = sizes::<L>(span.len, F::SUB, elems);
     let base = Target {
         q: panel.q.at_least(registers * q).as_mut_ptr(),
         scale: panel.scale.at_least(registers * scale).as_mut_ptr(),
@@ -161,7 +175,7 @@ pub(crate) unsafe fn pack<F: Format, L: Lanes>(rows: Rows<'_>, span: Span, panel
             // SAFETY: the buffers have the sizes above; the block is in the rows, as asserted.
             unsafe {
                 let to = Target {
-                    q: base.q.add(p * q + block * elems * L::N),
+                    q: base.q.add(p * q + block * elems * L::N * L::WEIGHT_BYTES),
                     scale: base.scale.add(p * scale + subs * L::N),
                     d: base.d.add(p * min + block * L::N),
                     min: base.min.add(p * min + block * L::N),
@@ -240,12 +254,11 @@ unsafe fn k_head<L: Lanes>(rows: &RowPtrs, at: usize, to: Target) {
         to.min::<L>(L::f16(L::shr(dm, 16)));
         let (scales, mins) = six_bits::<L>(a, b, c);
         for sub in 0..8 {
-            let sc = L::to_float(byte::<L>(scales[sub / 4], sub as u32 % 4));
-            to.scale::<L>(sub, sc);
+            to.scale::<L>(sub, L::scale(byte::<L>(scales[sub / 4], sub as u32 % 4)));
         }
         for pair in 0..4 {
             let four = L::shr(mins[pair / 2], pair as u32 % 2 * 16);
-            to.mins::<L>(pair, L::or(byte::<L>(four, 0), L::shl(byte::<L>(four, 1), 16)));
+            to.mins::<L>(pair, [byte::<L>(four, 0), byte::<L>(four, 1)]);
         }
     }
 }
@@ -334,11 +347,11 @@ formats! {
         for (i, v) in L::gather16(rows, at).into_iter().enumerate() {
             let (scales, mins) = (low::<L>(v), high::<L>(v));
             for j in 0..4 {
-                to.scale::<L>(4 * i + j, L::to_float(byte::<L>(scales, j as u32)));
+                to.scale::<L>(4 * i + j, L::scale(byte::<L>(scales, j as u32)));
             }
             for j in 0..2 {
                 let two = L::shr(mins, 16 * j as u32);
-                to.mins::<L>(2 * i + j, L::or(byte::<L>(two, 0), L::shl(byte::<L>(two, 1), 16)));
+                to.mins::<L>(2 * i + j, [byte::<L>(two, 0), byte::<L>(two, 1)]);
             }
         }
         for part in 0..4 {
@@ -360,10 +373,9 @@ formats! {
             L::or(high::<L>(b), two_bits::<L>(c, 6, 4)),
         ];
         for (i, four) in scales.into_iter().enumerate() {
-            for j in 0..4 {
-                let sc = L::sub_int(byte::<L>(four, j as u32), L::splat(32));
-                to.scale::<L>(4 * i + j, L::to_float(sc));
-            }
+            let sc = |j: u32| L::sub_int(byte::<L>(four, j), L::splat(32));
+            to.centred_scales::<L>(2 * i, [sc(0), sc(1)]);
+            to.centred_scales::<L>(2 * i + 1, [sc(2), sc(3)]);
         }
         for l in 0..2 {
             let bits = L::gather16(rows, at + 16 * l);
@@ -407,10 +419,9 @@ formats! {
     Q6_K = BlockQ6_K, 16, Below::Offset(32), |rows, at, to, L| {
         to.d::<L>(L::f16(L::shr(L::gather4(rows, at + 206), 16)));
         for (i, v) in L::gather16(rows, at + 192).into_iter().enumerate() {
-            for j in 0..4 {
-                let sc = L::to_float(L::sar(L::shl(v, 24 - 8 * j as u32), 24));
-                to.scale::<L>(4 * i + j, sc);
-            }
+            let sc = |j: u32| L::sar(L::shl(v, 24 - 8 * j), 24);
+            to.centred_scales::<L>(2 * i, [sc(0), sc(1)]);
+            to.centred_scales::<L>(2 * i + 1, [sc(2), sc(3)]);
         }
         for half in 0..2 {
             for l in 0..2 {
@@ -436,7 +447,7 @@ formats! {
             let lo = L::and(L::shr(low_bits, 4 * sub as u32), L::splat(0xf));
             let hi = L::and(L::shr(high_bits, 2 * sub as u32), L::splat(3));
             let sc = L::sub_int(L::or(lo, L::shl(hi, 4)), L::splat(32));
-            to.scale::<L>(sub, L::to_float(sc));
+            to.scale::<L>(sub, L::scale(sc));
             for (i, v) in L::gather16(rows, at + 8 + 16 * sub).into_iter().enumerate() {
                 to.q::<L>(8 * sub + i, L::centre(L::lookup(&IQ4_TABLE, low::<L>(v)), 128));
                 to.q::<L>(8 * sub + 4 + i, L::centre(L::lookup(&IQ4_TABLE, high::<L>(v)), 128));

@@ -1,48 +1,38 @@
-//! The tiles of AVX2: 16 rows (two registers) times 3 columns, or 8 times 3 where no more rows are left.
-//!
-//! ```text
-//!   pairs of products, 16 bits:   acc16 += maddubs(weights, activations)     as many times as fit 16 bits
-//!   sums of four, 32 bits:        acc32 += madd(acc16, 1)
-//! ```
-//!
-//! With AVX-VNNI one instruction does both, in 32 bits, and no group below is needed.
-//!
-//! A pair is at most `2 x 127 x largest byte`: with four-bit weights 3,810, so eight of them are added in 16 bits; five
-//! bits: four, six bits: two. Eight-bit weights are signed here, and `|w| x sign(w) a` stays just below 32,768.
+//! The tiles of AVX2: 16 rows (two registers) times 3 columns, or 8 times 3 where no more rows are left; the products of bytes
+//! are made in one of the three ways of `dots.rs`.
 
 #![allow(clippy::needless_range_loop, reason = "an index runs over the registers of several arrays at once")]
 
 use std::arch::x86_64::*;
 
-use super::{Ymm, dpbusd};
+use super::Ymm;
+use super::dots::{Dots, Fours, Pairs, Signed};
 use crate::DType;
-use crate::acts::{ActKind, Acts, Raw32, Raw256};
+use crate::acts::{ActKind, Acts, RawCol32, RawCol256};
 use crate::block::Block;
 use crate::cpu::kernels::{Columns, Gemm, Panel, Rows, Span, TASK_ROWS, Tile};
 use crate::cpu::pack::{self, BF16, Below, F16, F32, Float, Format, Source};
+use crate::cpu::streams::ask;
 
 const WIDTH: usize = 3;
 /// Columns of a tile of floats: without integer accumulators there is room for twice as many.
 const FLOAT_WIDTH: usize = 6;
 
-/// Instead of a number of pairs that may be added in 16 bits, for signed bytes: not even two may.
-const SIGNED: usize = 0;
-
 pub(super) fn kernel<const VNNI: bool>(dtype: DType) -> Option<Gemm> {
     Some(match dtype {
-        DType::Q4_0 => quantized::<pack::Q4_0, 8, VNNI>(),
-        DType::Q4_1 => quantized::<pack::Q4_1, 8, VNNI>(),
-        DType::Q5_0 => quantized::<pack::Q5_0, 4, VNNI>(),
-        DType::Q5_1 => quantized::<pack::Q5_1, 4, VNNI>(),
-        DType::Q8_0 => quantized::<pack::Q8_0, SIGNED, VNNI>(),
-        DType::IQ4_NL => quantized::<pack::IQ4_NL, SIGNED, VNNI>(),
-        DType::MXFP4 => quantized::<pack::MXFP4, 4, VNNI>(),
-        DType::Q2_K => quantized::<pack::Q2_K, 4, VNNI>(),
-        DType::Q3_K => quantized::<pack::Q3_K, 4, VNNI>(),
-        DType::Q4_K => quantized::<pack::Q4_K, 8, VNNI>(),
-        DType::Q5_K => quantized::<pack::Q5_K, 4, VNNI>(),
-        DType::Q6_K => quantized::<pack::Q6_K, 2, VNNI>(),
-        DType::IQ4_XS => quantized::<pack::IQ4_XS, SIGNED, VNNI>(),
+        DType::Q4_0 => quantized::<pack::Q4_0, Pairs<8>, VNNI>(),
+        DType::Q4_1 => quantized::<pack::Q4_1, Pairs<8>, VNNI>(),
+        DType::Q5_0 => quantized::<pack::Q5_0, Pairs<4>, VNNI>(),
+        DType::Q5_1 => quantized::<pack::Q5_1, Pairs<4>, VNNI>(),
+        DType::Q8_0 => quantized::<pack::Q8_0, Signed, VNNI>(),
+        DType::IQ4_NL => quantized::<pack::IQ4_NL, Signed, VNNI>(),
+        DType::MXFP4 => quantized::<pack::MXFP4, Pairs<4>, VNNI>(),
+        DType::Q2_K => quantized::<pack::Q2_K, Pairs<4>, VNNI>(),
+        DType::Q3_K => quantized::<pack::Q3_K, Pairs<4>, VNNI>(),
+        DType::Q4_K => quantized::<pack::Q4_K, Pairs<8>, VNNI>(),
+        DType::Q5_K => quantized::<pack::Q5_K, Pairs<4>, VNNI>(),
+        DType::Q6_K => quantized::<pack::Q6_K, Pairs<2>, VNNI>(),
+        DType::IQ4_XS => quantized::<pack::IQ4_XS, Signed, VNNI>(),
         DType::F32 => floats::<F32>(),
         DType::F16 => floats::<F16>(),
         DType::BF16 => floats::<BF16>(),
@@ -50,11 +40,15 @@ pub(super) fn kernel<const VNNI: bool>(dtype: DType) -> Option<Gemm> {
     })
 }
 
-fn quantized<F: Format, const GROUP: usize, const VNNI: bool>() -> Gemm {
+/// The kernels of a format whose bytes are multiplied as `D` does without AVX-VNNI.
+fn quantized<F: Format, D: Dots, const VNNI: bool>() -> Gemm {
+    if VNNI { quantized_by::<F, Fours>() } else { quantized_by::<F, D>() }
+}
+
+fn quantized_by<F: Format, D: Dots>() -> Gemm {
     let x32 = ActKind::of(F::Block::DTYPE) == ActKind::Q8x32;
-    let (chunk, tile): (_, Tile) =
-        if x32 { (512, tiles32::<F, GROUP, VNNI>) } else { (256, tiles256::<F, GROUP, VNNI>) };
-    Gemm { rows: 16, chunk, pack: pack_quantized::<F, VNNI>, tile }
+    let (chunk, tile): (_, Tile) = if x32 { (512, tiles32::<F, D>) } else { (256, tiles256::<F, D>) };
+    Gemm { rows: 16, chunk, pack: pack_quantized::<F, D>, tile }
 }
 
 fn floats<F: Float>() -> Gemm {
@@ -62,15 +56,15 @@ fn floats<F: Float>() -> Gemm {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn pack_quantized<F: Format, const VNNI: bool>(rows: Rows<'_>, span: Span, panel: &mut Panel) {
+unsafe fn pack_quantized<F: Format, D: Dots>(rows: Rows<'_>, span: Span, panel: &mut Panel) {
     // SAFETY: promised by the caller.
-    unsafe { pack::pack::<F, Ymm<VNNI>>(rows, span, panel) }
+    unsafe { pack::pack::<F, Ymm<D>>(rows, span, panel) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn pack_floats<F: Float>(rows: Rows<'_>, span: Span, panel: &mut Panel) {
     // SAFETY: promised by the caller.
-    unsafe { pack::pack_floats::<F, Ymm<false>>(rows, span, panel) }
+    unsafe { pack::pack_floats::<F, Ymm<Fours>>(rows, span, panel) }
 }
 
 /// `$call` with the constants `$P` and `$N` set to the registers of rows and the columns at hand.
@@ -85,233 +79,211 @@ macro_rules! dispatch {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tiles32<F: Format, const GROUP: usize, const VNNI: bool>(
-    panel: &Panel,
-    span: Span,
-    x: &Acts,
-    columns: Columns<'_>,
-    sums: &mut [f32],
-) {
+unsafe fn tiles32<F: Format, D: Dots>(panel: &Panel, span: Span, x: &Acts, columns: Columns<'_>, sums: &mut [f32]) {
     let registers = span.rows.div_ceil(8);
-    let w: [Source; 2] = std::array::from_fn(|p| {
-        pack::source::<Ymm<VNNI>>(panel, span.len, F::SUB, F::Block::DTYPE.block_elems(), p.min(registers - 1))
-    });
+    let w = sources::<F, D>(panel, span);
     let x = x.raw32(span.k);
     for j in (0..columns.len()).step_by(WIDTH) {
         let n = WIDTH.min(columns.len() - j);
-        let index: [usize; WIDTH] = std::array::from_fn(|c| columns.at(j + c.min(n - 1)));
+        for c in j + WIDTH..columns.len().min(j + 2 * WIDTH) {
+            ask(x.column(columns.at(c)).q.cast(), span.len);
+            ask(sums[c * TASK_ROWS..].as_ptr().cast(), 64);
+        }
+        let x: [_; WIDTH] = std::array::from_fn(|c| x.column(columns.at(j + c.min(n - 1))));
         let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 8];
         // SAFETY: promised by the caller.
-        unsafe {
-            dispatch!(registers, n, [1 2 3], |P, N| tile32::<F, GROUP, VNNI, P, N>(&w, span, &x, &index, sums.as_mut_ptr()))
-        }
+        unsafe { dispatch!(registers, n, [1 2 3], |P, N| tile32::<F, D, P, N>(&w, span, &x, sums.as_mut_ptr())) }
     }
+}
+
+/// The registers of rows of a panel; where there is one, it is both.
+fn sources<F: Format, D: Dots>(panel: &Panel, span: Span) -> [Source; 2] {
+    let last = span.rows.div_ceil(8) - 1;
+    std::array::from_fn(|p| pack::source::<Ymm<D>>(panel, span.len, F::SUB, F::Block::DTYPE.block_elems(), p.min(last)))
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile32<F: Format, const GROUP: usize, const VNNI: bool, const P: usize, const N: usize>(
+unsafe fn tile32<F: Format, D: Dots, const P: usize, const N: usize>(
     w: &[Source; 2],
     span: Span,
-    x: &Raw32<'_>,
-    index: &[usize; WIDTH],
+    x: &[RawCol32; WIDTH],
     sums: *mut f32,
 ) {
     // SAFETY: promised by the caller: the panel holds `span`, the columns exist, `sums` has room for them.
     unsafe {
-        let cols: [_; N] = std::array::from_fn(|c| x.column(index[c]));
         let mut f = [[_mm256_setzero_ps(); N]; P];
         if span.k > 0 {
-            for (p, f) in f.iter_mut().enumerate() {
-                for (c, f) in f.iter_mut().enumerate() {
-                    *f = _mm256_loadu_ps(sums.add(c * TASK_ROWS + p * 8));
-                }
-            }
+            f = load_sums(sums);
+        } else if !D::SPARE {
+            store_sums(f, sums);
         }
         for b in 0..span.len / 32 {
-            let q = cols.each_ref().map(|col| col.q.add(b * 32));
-            let mut acc = dots::<GROUP, VNNI, P, N, 8>(w, b * 8, &q);
-            if let Some(shift) = shift::<F>(VNNI) {
+            let a = std::array::from_fn(|c| x[c].q.add(b * 32));
+            let mut acc = [[_mm256_setzero_si256(); N]; P];
+            D::add::<P, N, 8>(&mut acc, w, b * 8, &a, [_mm256_set1_epi16(1); P]);
+            if let Some(shift) = shift::<F, D>() {
                 for c in 0..N {
-                    let bias = _mm256_set1_epi32(*cols[c].bias.add(b) >> shift);
+                    let bias = _mm256_sra_epi32(_mm256_set1_epi32(*x[c].bias.add(b)), _mm_cvtsi32_si128(shift));
                     (0..P).for_each(|p| acc[p][c] = _mm256_add_epi32(acc[p][c], bias));
                 }
+            }
+            if !D::SPARE {
+                // What the compiler knows of, it keeps in registers, and what it has no room for then is the products.
+                std::arch::asm!("", options(nostack, preserves_flags));
+                f = load_sums(sums);
             }
             for p in 0..P {
                 let scale = _mm256_loadu_ps(w[p].scale.add(b * 8));
                 for c in 0..N {
-                    let dot = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[p][c]), _mm256_set1_ps(*cols[c].d.add(b)));
+                    let dot = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[p][c]), _mm256_set1_ps(*x[c].d.add(b)));
                     f[p][c] = _mm256_fmadd_ps(dot, scale, f[p][c]);
                 }
                 if let Below::Float = F::BELOW {
                     let min = _mm256_loadu_ps(w[p].min.add(b * 8));
                     for c in 0..N {
-                        f[p][c] = _mm256_fmadd_ps(min, _mm256_set1_ps(*cols[c].ds.add(b)), f[p][c]);
+                        f[p][c] = _mm256_fmadd_ps(min, _mm256_set1_ps(*x[c].ds.add(b)), f[p][c]);
                     }
                 }
             }
-        }
-        for (p, f) in f.iter().enumerate() {
-            for (c, f) in f.iter().enumerate() {
-                _mm256_storeu_ps(sums.add(c * TASK_ROWS + p * 8), *f);
+            if !D::SPARE {
+                store_sums(f, sums);
             }
         }
+        if D::SPARE {
+            store_sums(f, sums);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx")]
+unsafe fn load_sums<const P: usize, const N: usize>(sums: *const f32) -> [[__m256; N]; P] {
+    // SAFETY: promised by the callers.
+    std::array::from_fn(|p| std::array::from_fn(|c| unsafe { _mm256_loadu_ps(sums.add(c * TASK_ROWS + p * 8)) }))
+}
+
+#[inline]
+#[target_feature(enable = "avx")]
+unsafe fn store_sums<const P: usize, const N: usize>(f: [[__m256; N]; P], sums: *mut f32) {
+    for p in 0..P {
+        // SAFETY: promised by the callers.
+        (0..N).for_each(|c| unsafe { _mm256_storeu_ps(sums.add(c * TASK_ROWS + p * 8), f[p][c]) });
     }
 }
 
 /// By how much -128 times a sum is shifted to become the offset times the sum; nothing where there is no offset.
-const fn shift<F: Format>(vnni: bool) -> Option<u32> {
+const fn shift<F: Format, D: Dots>() -> Option<i32> {
     match F::BELOW {
-        Below::Offset(128) if !vnni => None, // signed bytes
+        Below::Offset(128) if D::SIGNED => None,
         Below::Float | Below::Minimum => None,
-        Below::Offset(offset) => Some(7 - offset.trailing_zeros()),
+        Below::Offset(offset) => Some(7 - offset.trailing_zeros() as i32),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tiles256<F: Format, const GROUP: usize, const VNNI: bool>(
-    panel: &Panel,
-    span: Span,
-    x: &Acts,
-    columns: Columns<'_>,
-    sums: &mut [f32],
-) {
+unsafe fn tiles256<F: Format, D: Dots>(panel: &Panel, span: Span, x: &Acts, columns: Columns<'_>, sums: &mut [f32]) {
     let registers = span.rows.div_ceil(8);
-    let w: [Source; 2] = std::array::from_fn(|p| {
-        pack::source::<Ymm<VNNI>>(panel, span.len, F::SUB, F::Block::DTYPE.block_elems(), p.min(registers - 1))
-    });
+    let w = sources::<F, D>(panel, span);
     let x = x.raw256(span.k);
     for j in (0..columns.len()).step_by(WIDTH) {
         let n = WIDTH.min(columns.len() - j);
-        let index: [usize; WIDTH] = std::array::from_fn(|c| columns.at(j + c.min(n - 1)));
-        let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 8];
-        // SAFETY: promised by the caller.
-        unsafe {
-            dispatch!(registers, n, [1 2 3], |P, N| tile256::<F, GROUP, VNNI, P, N>(&w, span, &x, &index, sums.as_mut_ptr()))
+        for c in j + WIDTH..columns.len().min(j + 2 * WIDTH) {
+            ask(x.column(columns.at(c), F::SUB).q.cast(), 256);
+            ask(sums[c * TASK_ROWS..].as_ptr().cast(), 64);
         }
+        let x: [_; WIDTH] = std::array::from_fn(|c| x.column(columns.at(j + c.min(n - 1)), F::SUB));
+        let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 8];
+        let first = span.k == 0;
+        // SAFETY: promised by the caller.
+        unsafe { dispatch!(registers, n, [1 2 3], |P, N| tile256::<F, D, P, N>(&w, &x, first, sums.as_mut_ptr())) }
     }
 }
 
-/// One block of 256.
+/// One block of 256; the `first` of the rows, or not.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile256<F: Format, const GROUP: usize, const VNNI: bool, const P: usize, const N: usize>(
+unsafe fn tile256<F: Format, D: Dots, const P: usize, const N: usize>(
     w: &[Source; 2],
-    span: Span,
-    x: &Raw256<'_>,
-    index: &[usize; WIDTH],
+    x: &[RawCol256; WIDTH],
+    first: bool,
     sums: *mut f32,
 ) {
-    // SAFETY: promised by the caller: the panel holds `span`, the columns exist, `sums` has room for them.
+    // SAFETY: promised by the caller: the panel holds a block, the columns exist, `sums` has room for them.
     unsafe {
-        let cols: [_; N] = std::array::from_fn(|c| x.column(index[c], F::SUB));
+        // Up to the scales of the block all numbers are integers; where they are floats, mostly below 2^24: as exact as
+        // llama.cpp's integer sums.
         let mut f = [[_mm256_setzero_ps(); N]; P];
+        let mut acc = [[_mm256_setzero_si256(); N]; P];
         for sub in 0..256 / F::SUB {
-            let q = cols.each_ref().map(|col| col.q.add(sub * F::SUB));
-            let mut acc = if F::SUB == 16 {
-                dots::<GROUP, VNNI, P, N, 4>(w, sub * 4, &q)
-            } else {
-                dots::<GROUP, VNNI, P, N, 8>(w, sub * 8, &q)
-            };
-            if let Some(shift) = shift::<F>(VNNI) {
+            let a = std::array::from_fn(|c| x[c].q.add(sub * F::SUB));
+            let scales: [_; P] = std::array::from_fn(|p| _mm256_loadu_si256(w[p].scale.add(sub * 8).cast()));
+            if !D::FACTORS {
+                acc = [[_mm256_setzero_si256(); N]; P];
+            }
+            let factors = if D::FACTORS { scales } else { [_mm256_set1_epi16(1); P] };
+            match F::SUB {
+                16 => D::add::<P, N, 4>(&mut acc, w, sub * 4, &a, factors),
+                _ => D::add::<P, N, 8>(&mut acc, w, sub * 8, &a, factors),
+            }
+            if D::FACTORS {
+                continue;
+            }
+            if let Some(shift) = shift::<F, D>() {
                 for c in 0..N {
-                    let bias = _mm256_set1_epi32(*cols[c].bias.add(sub) >> shift);
+                    let bias = _mm256_sra_epi32(_mm256_set1_epi32(*x[c].bias.add(sub)), _mm_cvtsi32_si128(shift));
                     (0..P).for_each(|p| acc[p][c] = _mm256_add_epi32(acc[p][c], bias));
                 }
             }
             for p in 0..P {
-                let scale = _mm256_loadu_ps(w[p].scale.add(sub * 8));
+                let scale = _mm256_castsi256_ps(scales[p]);
                 for c in 0..N {
                     f[p][c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[p][c]), scale, f[p][c]);
                 }
             }
         }
-        // Up to here all numbers are integers, mostly below 2^24: as exact as llama.cpp's integer sums.
-        for p in 0..P {
-            let d = _mm256_loadu_ps(w[p].d);
-            (0..N).for_each(|c| f[p][c] = _mm256_mul_ps(f[p][c], d));
-        }
-        if let Below::Minimum = F::BELOW {
-            let mut acc = [[_mm256_setzero_si256(); N]; P];
+        // Minimums, or scales as minimums: an offset times the scales of all weights.
+        let offset = match F::BELOW {
+            Below::Offset(offset) if D::FACTORS => Some(offset),
+            _ => None,
+        };
+        let mut under = [[_mm256_setzero_si256(); N]; P];
+        if F::BELOW == Below::Minimum || offset.is_some() {
             for pair in 0..128 / F::SUB {
+                let mins: [_; P] = std::array::from_fn(|p| _mm256_loadu_si256(w[p].mins.add(pair * 8).cast()));
                 for c in 0..N {
-                    let sum = _mm256_set1_epi32(cols[c].sums.cast::<i32>().add(pair).read_unaligned());
+                    let sum = _mm256_set1_epi32(x[c].sums.cast::<i32>().add(pair).read_unaligned());
                     for p in 0..P {
-                        let mins = _mm256_loadu_si256(w[p].mins.add(pair * 8).cast());
-                        acc[p][c] = _mm256_add_epi32(acc[p][c], _mm256_madd_epi16(mins, sum));
+                        under[p][c] = _mm256_add_epi32(under[p][c], _mm256_madd_epi16(mins[p], sum));
                     }
                 }
             }
-            for p in 0..P {
-                let min = _mm256_loadu_ps(w[p].min);
-                for c in 0..N {
-                    f[p][c] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(acc[p][c]), min, f[p][c]);
+        }
+        for p in 0..P {
+            let (d, min) = (_mm256_loadu_ps(w[p].d), _mm256_loadu_ps(w[p].min));
+            for c in 0..N {
+                if let Some(offset) = offset {
+                    let by = _mm_cvtsi32_si128(offset.trailing_zeros() as i32);
+                    acc[p][c] = _mm256_sub_epi32(acc[p][c], _mm256_sll_epi32(under[p][c], by));
+                }
+                if D::FACTORS {
+                    f[p][c] = _mm256_cvtepi32_ps(acc[p][c]);
+                }
+                f[p][c] = _mm256_mul_ps(f[p][c], d);
+                if F::BELOW == Below::Minimum {
+                    f[p][c] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(under[p][c]), min, f[p][c]);
                 }
             }
         }
         for c in 0..N {
-            let d = _mm256_set1_ps(*cols[c].d);
+            let d = _mm256_set1_ps(*x[c].d);
             for p in 0..P {
                 let sum = sums.add(c * TASK_ROWS + p * 8);
-                let before = if span.k > 0 { _mm256_loadu_ps(sum) } else { _mm256_setzero_ps() };
+                let before = if first { _mm256_setzero_ps() } else { _mm256_loadu_ps(sum) };
                 _mm256_storeu_ps(sum, _mm256_fmadd_ps(d, f[p][c], before));
             }
         }
     }
-}
-
-/// The integer products of `4 * K4` weights from word `at` of the panel on.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<const GROUP: usize, const VNNI: bool, const P: usize, const N: usize, const K4: usize>(
-    w: &[Source; 2],
-    at: usize,
-    q: &[*const i8; N],
-) -> [[__m256i; N]; P] {
-    let ones = _mm256_set1_epi16(1);
-    let mut acc = [[_mm256_setzero_si256(); N]; P];
-    if VNNI {
-        for k4 in 0..K4 {
-            // SAFETY: promised by the caller.
-            unsafe {
-                let weights: [_; P] = std::array::from_fn(|p| _mm256_loadu_si256(w[p].q.add((at + k4) * 32).cast()));
-                for c in 0..N {
-                    let a = _mm256_set1_epi32(q[c].add(4 * k4).cast::<i32>().read_unaligned());
-                    (0..P).for_each(|p| acc[p][c] = dpbusd(acc[p][c], weights[p], a));
-                }
-            }
-        }
-        return acc;
-    }
-    // Pairs are added in 16 bits over `step` words, then to 32 bits.
-    let step = if GROUP == SIGNED { 1 } else { GROUP };
-    for group in (0..K4).step_by(step) {
-        let mut acc16 = [[_mm256_setzero_si256(); N]; P];
-        for k4 in group..K4.min(group + step) {
-            // SAFETY: promised by the caller.
-            unsafe {
-                let weights: [_; P] = std::array::from_fn(|p| _mm256_loadu_si256(w[p].q.add((at + k4) * 32).cast()));
-                for c in 0..N {
-                    let a = _mm256_set1_epi32(q[c].add(4 * k4).cast::<i32>().read_unaligned());
-                    for p in 0..P {
-                        let pairs = if GROUP == SIGNED {
-                            _mm256_maddubs_epi16(_mm256_abs_epi8(weights[p]), _mm256_sign_epi8(a, weights[p]))
-                        } else {
-                            _mm256_maddubs_epi16(weights[p], a)
-                        };
-                        acc16[p][c] = if k4 == group { pairs } else { _mm256_add_epi16(acc16[p][c], pairs) };
-                    }
-                }
-            }
-        }
-        for p in 0..P {
-            for c in 0..N {
-                let fours = _mm256_madd_epi16(acc16[p][c], ones);
-                acc[p][c] = if group == 0 { fours } else { _mm256_add_epi32(acc[p][c], fours) };
-            }
-        }
-    }
-    acc
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

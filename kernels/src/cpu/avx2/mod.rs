@@ -1,10 +1,14 @@
 //! AVX2 with FMA and F16C: eight rows to a register, products of bytes in pairs of 16 bits; and the same with AVX-VNNI,
 //! which adds four products to 32 bits at once. The kernels are one, with a constant `VNNI`.
 
+mod dots;
 mod gemm;
 mod gemv;
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use dots::Dots;
 
 use super::kernels::Kernels;
 use super::lanes::{Lanes, RowPtrs};
@@ -109,13 +113,15 @@ unsafe fn quantize256(x: &[f32], out: Col256Mut<'_>) {
     acts::quantize256(x, out);
 }
 
-/// Eight lanes.
-pub(super) struct Ymm<const VNNI: bool>;
+/// Eight lanes, of panels that are multiplied as `D` says.
+struct Ymm<D>(PhantomData<D>);
 
-impl<const VNNI: bool> Lanes for Ymm<VNNI> {
+impl<D: Dots> Lanes for Ymm<D> {
     type V = __m256i;
     type F = __m256;
     const N: usize = 8;
+    const WEIGHT_BYTES: usize = if D::SIGNED { 2 } else { 1 };
+    const INTEGER_SCALES: bool = D::FACTORS;
 
     #[inline(always)]
     unsafe fn gather16(rows: &RowPtrs, at: usize) -> [__m256i; 4] {
@@ -241,11 +247,33 @@ impl<const VNNI: bool> Lanes for Ymm<VNNI> {
         unsafe { _mm256_castsi256_ps(v) }
     }
 
-    /// `vpmaddubsw` saturates, so bytes stay as small as they can be: the offset is subtracted through the sums of the
-    /// activations. Where it is 128, the bytes are signed instead, which `vpdpbusd` does not need.
+    #[inline(always)]
+    unsafe fn store_weights(to: *mut u8, v: __m256i) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            Self::store(to, v);
+            if D::SIGNED {
+                Self::store(to.add(32), _mm256_abs_epi8(v));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(v: __m256i) -> __m256 {
+        // SAFETY: promised by the caller.
+        unsafe {
+            match D::FACTORS {
+                true => _mm256_castsi256_ps(Self::pair(v, v)),
+                false => _mm256_cvtepi32_ps(v),
+            }
+        }
+    }
+
+    /// Sums of products in 16 bits are only as long as the bytes are small: they stay unsigned, and the offset is subtracted
+    /// through the sums of the activations.
     #[inline(always)]
     unsafe fn centre(q: __m256i, offset: u8) -> __m256i {
         // SAFETY: promised by the caller.
-        unsafe { if offset == 128 && !VNNI { _mm256_xor_si256(q, _mm256_set1_epi8(-128)) } else { q } }
+        unsafe { if offset == 128 && D::SIGNED { _mm256_xor_si256(q, _mm256_set1_epi8(-128)) } else { q } }
     }
 }

@@ -172,7 +172,7 @@ unsafe fn tiles256<const SUB: usize, const MIN: bool>(
         let index: [usize; WIDTH] = std::array::from_fn(|c| columns.at(j + c.min(n - 1)));
         let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 16];
         for block in 0..span.len / 256 {
-            let (w, k) = (w.map(|w| w.block(block, 16, SUB)), span.k + 256 * block);
+            let (w, k) = (w.map(|w| w.block::<Zmm>(block, SUB)), span.k + 256 * block);
             let x = x.block(block);
             // SAFETY: promised by the caller.
             unsafe {
