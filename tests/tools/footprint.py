@@ -41,7 +41,7 @@ def anonymous(command, path, words, predict):
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("model", type=Path)
-    a.add_argument("--ostro", default="target/release/ostro")
+    a.add_argument("--ostro", default=Path(__file__).parents[2] / "target/release/ostro")
     a.add_argument("-r", type=int, default=5)
     o = a.parse_args()
     info = json.loads(subprocess.run([o.ostro, "inspect", o.model, "--json"], capture_output=True, check=True).stdout)

@@ -83,7 +83,7 @@ def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("text", type=Path)
     a.add_argument("models", nargs="+")
-    a.add_argument("--ostro", default="target/release/ostro")
+    a.add_argument("--ostro", default=Path(__file__).parents[2] / "target/release/ostro")
     a.add_argument("--llama-perplexity")
     a.add_argument("--golden", type=Path)
     a.add_argument("-c", type=int, default=512)

@@ -62,13 +62,16 @@ def ostro(command, path, threads, n_prompt, n_gen):
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("models", nargs="+", type=Path)
-    a.add_argument("--ostro", default="target/release/ostro")
+    a.add_argument("--ostro", default=Path(__file__).parents[2] / "target/release/ostro")
     a.add_argument("-r", type=int, default=5)
     a.add_argument("-t", type=int, default=os.cpu_count())
     a.add_argument("-p", type=int, default=512)
     a.add_argument("-n", type=int, default=64)
     a.add_argument("--plain", action="store_true")
     o = a.parse_args()
+    for path in [Path(o.ostro), *o.models]:
+        if not path.is_file():
+            sys.exit(f"{path}: no such file (ostro is built by cargo build --release, or named by --ostro)")
     L.llama_log_set(QUIET, None)
     L.llama_backend_init()
     rows = []

@@ -85,14 +85,21 @@ unsafe fn tiles32<F: Format, D: Dots>(panel: &Panel, span: Span, x: &Acts, colum
     let x = x.raw32(span.k);
     for j in (0..columns.len()).step_by(WIDTH) {
         let n = WIDTH.min(columns.len() - j);
-        for c in j + WIDTH..columns.len().min(j + 2 * WIDTH) {
-            ask(x.column(columns.at(c)).q.cast(), span.len);
-            ask(sums[c * TASK_ROWS..].as_ptr().cast(), 64);
-        }
+        ask_for_next(j, columns, sums, span.len, |i| x.column(i).q);
         let x: [_; WIDTH] = std::array::from_fn(|c| x.column(columns.at(j + c.min(n - 1))));
         let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 8];
         // SAFETY: promised by the caller.
         unsafe { dispatch!(registers, n, [1 2 3], |P, N| tile32::<F, D, P, N>(&w, span, &x, sums.as_mut_ptr())) }
+    }
+}
+
+/// Asks for the activations and sums of the columns after those from `j` on: they are in L2, in pieces that no processor
+/// foresees (Q4_K on Zen 3: 6 % faster).
+#[inline(always)]
+fn ask_for_next(j: usize, columns: Columns<'_>, sums: &[f32], len: usize, activations: impl Fn(usize) -> *const i8) {
+    for c in j + WIDTH..columns.len().min(j + 2 * WIDTH) {
+        ask(activations(columns.at(c)).cast(), len);
+        ask(sums[c * TASK_ROWS..].as_ptr().cast(), 64);
     }
 }
 
@@ -188,10 +195,7 @@ unsafe fn tiles256<F: Format, D: Dots>(panel: &Panel, span: Span, x: &Acts, colu
     let x = x.raw256(span.k);
     for j in (0..columns.len()).step_by(WIDTH) {
         let n = WIDTH.min(columns.len() - j);
-        for c in j + WIDTH..columns.len().min(j + 2 * WIDTH) {
-            ask(x.column(columns.at(c), F::SUB).q.cast(), 256);
-            ask(sums[c * TASK_ROWS..].as_ptr().cast(), 64);
-        }
+        ask_for_next(j, columns, sums, 256, |i| x.column(i, F::SUB).q);
         let x: [_; WIDTH] = std::array::from_fn(|c| x.column(columns.at(j + c.min(n - 1)), F::SUB));
         let sums = &mut sums[j * TASK_ROWS..][..(n - 1) * TASK_ROWS + registers * 8];
         let first = span.k == 0;
