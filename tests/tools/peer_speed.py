@@ -7,7 +7,7 @@ Prints a line a turn, then a row of a table for each file: medians of both, of t
 shares of the machine's limits that `ostro bench` tells. --plain keeps llama.cpp from repacking weights, which also keeps
 it from instructions of the processor that a virtual machine may announce and not have.
 """
-import argparse, json, os, subprocess, sys, time
+import argparse, json, os, shutil, subprocess, sys, time
 from pathlib import Path
 from statistics import median
 import llama_cpp as L
@@ -69,9 +69,11 @@ def main():
     a.add_argument("-n", type=int, default=64)
     a.add_argument("--plain", action="store_true")
     o = a.parse_args()
-    for path in [Path(o.ostro), *o.models]:
+    if not shutil.which(o.ostro):
+        sys.exit(f"{o.ostro}: no such program: cargo build --release, or --ostro")
+    for path in o.models:
         if not path.is_file():
-            sys.exit(f"{path}: no such file (ostro is built by cargo build --release, or named by --ostro)")
+            sys.exit(f"{path}: no such file")
     L.llama_log_set(QUIET, None)
     L.llama_backend_init()
     rows = []

@@ -25,8 +25,8 @@ pub(super) trait Dots: 'static {
     const SIGNED: bool = false;
     /// Whether a sum is multiplied by a factor of 16 bits for each row on its way to 32 bits, which costs nothing.
     const FACTORS: bool = false;
-    /// Whether it leaves registers for a float for each sum.
-    const SPARE: bool = false;
+    /// Whether it leaves registers in which a float for each sum can stay.
+    const LEAVES_REGISTERS: bool = false;
 
     /// Adds the products of `4 * K4` weights of each row, from word `at` of the panel on, and as many activations of
     /// each column to `acc`. `factors` are pairs of 16 bits, 1 where there is nothing to multiply by.
@@ -45,6 +45,14 @@ pub(super) trait Dots: 'static {
 unsafe fn broadcast(at: *const i8) -> __m256i {
     // SAFETY: promised by the callers.
     _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
+}
+
+/// Register number `i` of the panel for each register of rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn weights<const P: usize>(w: &[Source; 2], i: usize) -> [__m256i; P] {
+    // SAFETY: promised by the callers.
+    std::array::from_fn(|p| unsafe { _mm256_loadu_si256(w[p].q.add(i * 32).cast()) })
 }
 
 /// By pairs in 16 bits, of which `GROUP` are added before they go to 32.
@@ -67,7 +75,7 @@ impl<const GROUP: usize> Dots for Pairs<GROUP> {
             for k4 in group..K4.min(group + GROUP) {
                 // SAFETY: promised by the caller.
                 unsafe {
-                    let w: [_; P] = std::array::from_fn(|p| _mm256_loadu_si256(w[p].q.add((at + k4) * 32).cast()));
+                    let w: [_; P] = weights(w, at + k4);
                     for c in 0..N {
                         let a = broadcast(a[c].add(4 * k4));
                         for p in 0..P {
@@ -104,10 +112,7 @@ impl Dots for Signed {
         for k4 in 0..K4 {
             // SAFETY: promised by the caller.
             unsafe {
-                let load = |i: usize| -> [_; P] {
-                    std::array::from_fn(|p| _mm256_loadu_si256(w[p].q.add((2 * (at + k4) + i) * 32).cast()))
-                };
-                let (w, absolute) = (load(0), load(1));
+                let (w, absolute): ([_; P], [_; P]) = (weights(w, 2 * (at + k4)), weights(w, 2 * (at + k4) + 1));
                 for c in 0..N {
                     let a = broadcast(a[c].add(4 * k4));
                     for p in 0..P {
@@ -124,7 +129,7 @@ impl Dots for Signed {
 pub(super) struct Fours;
 
 impl Dots for Fours {
-    const SPARE: bool = true;
+    const LEAVES_REGISTERS: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -138,7 +143,7 @@ impl Dots for Fours {
         for k4 in 0..K4 {
             // SAFETY: promised by the caller.
             unsafe {
-                let w: [_; P] = std::array::from_fn(|p| _mm256_loadu_si256(w[p].q.add((at + k4) * 32).cast()));
+                let w: [_; P] = weights(w, at + k4);
                 for c in 0..N {
                     let a = broadcast(a[c].add(4 * k4));
                     (0..P).for_each(|p| acc[p][c] = dpbusd(acc[p][c], w[p], a));

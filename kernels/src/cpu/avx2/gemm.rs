@@ -122,7 +122,7 @@ unsafe fn tile32<F: Format, D: Dots, const P: usize, const N: usize>(
         let mut f = [[_mm256_setzero_ps(); N]; P];
         if span.k > 0 {
             f = load_sums(sums);
-        } else if !D::SPARE {
+        } else if !D::LEAVES_REGISTERS {
             store_sums(f, sums);
         }
         for b in 0..span.len / 32 {
@@ -135,8 +135,8 @@ unsafe fn tile32<F: Format, D: Dots, const P: usize, const N: usize>(
                     (0..P).for_each(|p| acc[p][c] = _mm256_add_epi32(acc[p][c], bias));
                 }
             }
-            if !D::SPARE {
-                // What the compiler knows of, it keeps in registers, and what it has no room for then is the products.
+            if !D::LEAVES_REGISTERS {
+                // The compiler must not carry the sums from block to block in registers: it would spill the products.
                 std::arch::asm!("", options(nostack, preserves_flags));
                 f = load_sums(sums);
             }
@@ -153,11 +153,11 @@ unsafe fn tile32<F: Format, D: Dots, const P: usize, const N: usize>(
                     }
                 }
             }
-            if !D::SPARE {
+            if !D::LEAVES_REGISTERS {
                 store_sums(f, sums);
             }
         }
-        if D::SPARE {
+        if D::LEAVES_REGISTERS {
             store_sums(f, sums);
         }
     }
